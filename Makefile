@@ -1,0 +1,53 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test test-all lint types bench demo-bundle clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP)  ## make .venv with everything in it; does nothing the second time
+
+# uv reads neither pip.conf nor PIP_*; what pip is told about indexes and wheel folders is handed over. pip is the fallback.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt uv || echo "no uv: falling back on pip"
+	@told() { $(BIN)/python -m pip config list | sed -n "s/^[^=]*[.:]$$1='\(.*\)'$$/\1/p" | tail -n 1 | sed 's/\\n/ /g' | xargs; }; \
+	links=$$(told find-links); index=$$(told index-url); extra=$$(told extra-index-url); \
+	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${links// /,}}"; fi; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
+	if [ -n "$$extra" ]; then export UV_INDEX="$${UV_INDEX:-$$extra}" UV_INDEX_STRATEGY=unsafe-best-match; fi; \
+	echo "installing into .venv (about a minute with uv, some minutes with pip)"; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraints constraints.txt -e '.[dev]' \
+	|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## decode simulated recordings with the shipped bundle -> out/demo.png and scores
+	$(BIN)/phosphene demo
+
+test: $(STAMP)  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## slow tests too; those that need a GPU skip themselves without one
+	$(BIN)/python -m pytest -m "not network"
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## mypy --strict over the four packages
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## run every benchmark script
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+IMAGES ?=
+demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures
+	$(BIN)/python -m generation.train_demo $(if $(IMAGES),--images "$(IMAGES)")
+
+clean:  ## remove what the other targets wrote, .venv excepted
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

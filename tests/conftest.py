@@ -1,0 +1,43 @@
+"""What every test shares: one thread, no network, and the folder of real recordings where there is one."""
+
+import os
+from pathlib import Path
+
+# Before torch, transformers or ray are imported: each reads these once.
+for name, value in {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MPLBACKEND": "Agg",
+}.items():
+    os.environ.setdefault(name, value)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """Folder that holds ``pyproject.toml``."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real recordings: ``PHOSPHENE_TEST_DATA``, else ``../shared/data`` beside the project."""
+    folder = Path(os.environ.get("PHOSPHENE_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "MANIFEST.json").is_file():
+        pytest.skip(f"no recordings at {folder}; set PHOSPHENE_TEST_DATA to a folder that holds MANIFEST.json")
+    return folder
