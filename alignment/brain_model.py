@@ -1,0 +1,310 @@
+"""`BrainModel`: everything from recordings to image embeddings, as one pair of files that serving loads.
+
+Two vectors leave it. ``brain_embeds`` is what the contrastive training made comparable with pictures, and is compared
+with `BrainModel.similarity`. ``image_embeds`` is the linear projection of it onto raw CLIP vectors, with the spread
+of the training targets restored, and is what a generator expects.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alignment.calibrate import combination
+from alignment.projector import Projector
+from alignment.recordings import by_modality, joined
+from alignment.runtime import Runtime
+from alignment.target_space import TargetSpace
+from encoders.build import EncoderConfig, SignalShape, build_encoder
+from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocessor
+
+WEIGHTS, META = "brain.safetensors", "brain.json"
+SCHEMA_VERSION = 1
+BATCH = 256
+Float = NDArray[np.float32]
+
+_ENCODER: TypeAdapter[Any] = TypeAdapter(EncoderConfig)
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """What was used of the recordings and what was changed.
+
+    ``subject`` is the person whose layers were used, empty for an unknown one.
+    """
+
+    modalities: tuple[str, ...]
+    subject: str
+    interpolated: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BrainEmbedding:
+    """Answers for n epochs: ``image_embeds`` raw CLIP vectors and ``brain_embeds``, both (n, d) float32."""
+
+    image_embeds: Float
+    brain_embeds: Float
+    stimulus: tuple[str, ...]
+    n_averaged: tuple[int, ...]
+    report: InputReport
+
+
+class BrainModel:
+    """Preprocessors, encoders, fusion and projection of one training run.
+
+    Parameters
+    ----------
+    preprocessors : mapping of str to Preprocessor
+        Fitted, one per modality.
+    encoders : mapping of str to encoder config
+        For the same modalities.
+    fusion_config : LateFusionConfig
+    subjects : sequence of str
+        People of the training data, in the order of their indices.
+    space : TargetSpace
+    projector : Projector
+    runtime : Runtime
+    """
+
+    def __init__(
+        self,
+        preprocessors: Mapping[str, Preprocessor],
+        encoders: Mapping[str, Any],
+        fusion_config: LateFusionConfig,
+        subjects: Sequence[str],
+        space: TargetSpace,
+        projector: Projector,
+        runtime: Runtime,
+    ) -> None:
+        self.preprocessors = dict(preprocessors)
+        self.encoders = dict(encoders)
+        self.fusion_config = fusion_config
+        self.subjects = tuple(subjects)
+        self.space = space
+        self.projector = projector
+        self.runtime = runtime
+        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, len(self.subjects), space.embed_dim)
+        self.fusion = fusion.eval().requires_grad_(False).to(runtime.device)
+        self.positions = sensor_positions(self.preprocessors, runtime)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.space.embed_dim
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.preprocessors)
+
+    @property
+    def preprocess_configs(self) -> dict[str, PreprocessConfig]:
+        return {name: preprocessor.config for name, preprocessor in self.preprocessors.items()}
+
+    @property
+    def preprocess_digests(self) -> dict[str, str]:
+        """Preprocessing hash of each modality."""
+        return {name: preprocessor.digest for name, preprocessor in self.preprocessors.items()}
+
+    def similarity(self, brain_embeds: Float, image_embeds: Float) -> Float:
+        """Compare ``brain_embeds`` (n, d) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32."""
+        return self.space.similarity(brain_embeds, image_embeds)
+
+    def embed(
+        self, recordings: Sequence[SignalEpochs], *, subject: str | None = None, average: bool = False
+    ) -> BrainEmbedding:
+        """Turn recordings of the same stimuli into embeddings.
+
+        Parameters
+        ----------
+        recordings : sequence of SignalEpochs
+            One that holds any of the model's modalities, or one per modality.
+        subject : str, optional
+            Whose brain; taken from the recordings if not given. A person outside the training data gets the mean
+            person's layers.
+        average : bool
+            Average the epochs of each stimulus first.
+
+        Returns
+        -------
+        BrainEmbedding
+            Rows in the order of the first recording.
+
+        Raises
+        ------
+        EpochsMismatch
+            If the recordings hold no known modality, the same one twice, different stimuli or different people.
+        """
+        parts, warnings = by_modality(recordings, self.modalities)
+        if average:
+            parts = {name: part.average_repetitions() for name, part in parts.items()}
+        parts, notes = joined(parts)
+        person, index, more = self._person(subject, parts)
+        ready = {name: self.preprocessors[name](part) for name, part in parts.items()}
+        brain_embeds = self.encode({name: one.data for name, one in ready.items()}, index)
+        first = next(iter(parts.values()))
+        return BrainEmbedding(
+            image_embeds=self.projector(brain_embeds, combination(list(parts))),
+            brain_embeds=brain_embeds,
+            stimulus=first.stimulus,
+            n_averaged=first.n_averaged,
+            report=_report(person, ready, [*warnings, *notes, *more]),
+        )
+
+    def encode(self, data: Mapping[str, NDArray[Any]], subject: int | NDArray[np.int64]) -> Float:
+        """Run the encoders on preprocessed epochs.
+
+        Parameters
+        ----------
+        data : mapping of str to ndarray, (n, n_channels, n_times)
+            Per modality, all with the same n.
+        subject : int or ndarray, (n,), int64
+            Index of the person; ``len(subjects)`` for an unknown one.
+
+        Returns
+        -------
+        ndarray, (n, d), float32
+            ``brain_embeds``.
+        """
+        return encode_pairs(self.fusion, data, self.positions, subject, self.runtime)
+
+    def save(self, folder: Path) -> None:
+        """Write ``brain.safetensors`` and ``brain.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"fusion.{name}": value.cpu().contiguous() for name, value in self.fusion.state_dict().items()}
+        metas = {}
+        for name, preprocessor in self.preprocessors.items():
+            metas[name], arrays = preprocessor.state()
+            tensors |= {f"preprocess.{name}.{key}": torch.from_numpy(array) for key, array in arrays.items()}
+        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in self.space.arrays().items()}
+        tensors |= {f"projector.{key}": torch.from_numpy(array) for key, array in self.projector.arrays().items()}
+        save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
+        meta = {
+            "schema_version": SCHEMA_VERSION,
+            "embed_dim": self.embed_dim,
+            "subjects": self.subjects,
+            "encoders": {name: config.model_dump(mode="json") for name, config in self.encoders.items()},
+            "fusion": self.fusion_config.model_dump(mode="json"),
+            "preprocess": metas,
+        }
+        (folder / META).write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, runtime: Runtime | None = None) -> "BrainModel":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the files are of another schema version.
+        """
+        meta = json.loads((folder / META).read_text())
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"{META} has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}; export the model again"
+            )
+        tensors = load_file(folder / WEIGHTS)
+        preprocessors = {
+            name: Preprocessor.from_state(state, _arrays(tensors, f"preprocess.{name}."))
+            for name, state in meta["preprocess"].items()
+        }
+        model = cls(
+            preprocessors,
+            {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
+            LateFusionConfig.model_validate(meta["fusion"]),
+            meta["subjects"],
+            TargetSpace(**_arrays(tensors, "space.")),
+            Projector.from_arrays(_arrays(tensors, "projector.")),
+            runtime or Runtime(),
+        )
+        model.load_weights(
+            {name.removeprefix("fusion."): value for name, value in tensors.items() if name.startswith("fusion.")}
+        )
+        return model
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the weights of encoders and fusion."""
+        self.fusion.load_state_dict(dict(weights))
+
+    def _person(self, subject: str | None, parts: Mapping[str, SignalEpochs]) -> tuple[str, int, list[str]]:
+        """Find whose layers to use: (name or "", index, warnings)."""
+        named = sorted({part.subject for part in parts.values() if part.subject})
+        if subject is None and len(named) > 1:
+            raise EpochsMismatch(f"the recordings are of different people {named}; fuse recordings of one person")
+        wanted = subject or (named[0] if named else "")
+        if wanted in self.subjects:
+            return wanted, self.subjects.index(wanted), []
+        who = f"person {wanted!r} is" if subject else "the person is"
+        note = f"{who} not among the model's {len(self.subjects)} people: decoded with the mean person's layers"
+        return "", len(self.subjects), [note]
+
+
+def build_fusion(
+    preprocessors: Mapping[str, Preprocessor],
+    encoders: Mapping[str, Any],
+    fusion_config: LateFusionConfig,
+    n_subjects: int,
+    embed_dim: int,
+) -> LateFusion:
+    """Build untrained encoders and their fusion for the given preprocessing."""
+    networks = {}
+    for name, preprocessor in preprocessors.items():
+        config = preprocessor.config
+        shape = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects)
+        networks[name] = build_encoder(encoders[name], shape, embed_dim)
+    return LateFusion(networks, embed_dim, fusion_config)
+
+
+def sensor_positions(preprocessors: Mapping[str, Preprocessor], runtime: Runtime) -> dict[str, Tensor]:
+    """Give the flat sensor map (n_channels, 2) of each modality as the networks take it."""
+    return {
+        name: runtime.to_device(torch.from_numpy(np.array(preprocessor.positions_2d, dtype=np.float32)))
+        for name, preprocessor in preprocessors.items()
+    }
+
+
+@torch.no_grad()
+def encode_pairs(
+    fusion: torch.nn.Module,
+    data: Mapping[str, NDArray[Any]],
+    positions: Mapping[str, Tensor],
+    subject: int | NDArray[np.int64],
+    runtime: Runtime,
+) -> Float:
+    """Run a fusion module batch by batch over preprocessed epochs; see `BrainModel.encode`."""
+    n = len(next(iter(data.values())))
+    people = torch.from_numpy(np.broadcast_to(np.asarray(subject, dtype=np.int64), (n,)).copy())
+    places = {name: positions[name] for name in data}
+    parts = []
+    for first in range(0, n, BATCH):
+        rows = slice(first, first + BATCH)
+        batch = {name: torch.from_numpy(np.asarray(one[rows], dtype=np.float32)) for name, one in data.items()}
+        with runtime.autocast():
+            embeds = fusion(runtime.to_device(batch), places, runtime.to_device(people[rows]))
+        parts.append(embeds.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _report(person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequence[str]) -> InputReport:
+    reports = [one.report for one in ready.values()]
+    return InputReport(
+        modalities=tuple(ready),
+        subject=person,
+        interpolated=tuple(name for report in reports for name in report.interpolated),
+        dropped=tuple(name for report in reports for name in report.dropped),
+        warnings=(*notes, *(warning for report in reports for warning in report.warnings)),
+    )
+
+
+def _arrays(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): value.numpy() for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,161 @@
+"""Crash-safe checkpoints: safetensors and JSON, written aside, checksummed, then renamed into place.
+
+A checkpoint is a folder ``step-00001000`` with ``state.safetensors``, ``meta.json`` and ``manifest.json`` (sha256 of
+the other two). A kill at any moment leaves the checkpoint before it intact; a damaged one is passed over by name.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+STATE, META, MANIFEST, LATEST = "state.safetensors", "meta.json", "manifest.json", "latest"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    path: Path
+
+
+def file_digest(path: Path) -> str:
+    """Hash a file's content with sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old or the new content, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _sync(path.parent)
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, keep: int = 2
+) -> Path:
+    """Write one checkpoint and remove all but the newest ``keep``.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds one sub-folder per checkpoint; made when missing.
+    step : int
+        Number of finished steps; writing a step again replaces it.
+    tensors : mapping of str to Tensor
+        Any device and dtype; floating tensors must be finite.
+    meta : mapping
+        JSON values.
+    keep : int
+        How many checkpoints stay.
+
+    Returns
+    -------
+    Path
+        The checkpoint's folder.
+
+    Raises
+    ------
+    FloatingPointError
+        If a tensor holds NaN or infinity: such a state is never stored.
+    """
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise FloatingPointError(f"state at step {step} has non-finite tensors {bad[:5]}; nothing was written")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{step:08d}"
+    aside = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    # cloned one by one because safetensors refuses tensors that share memory (tied weights)
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, aside / STATE)
+    (aside / META).write_text(json.dumps({"step": step, **meta}, indent=1))
+    digests = {name: file_digest(aside / name) for name in (STATE, META)}
+    (aside / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for name in (STATE, META, MANIFEST):
+        _sync(aside / name)
+    _sync(aside)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(aside, target)
+    _sync(folder)
+    write_atomic(folder / LATEST, target.name.encode())
+    _prune(folder, keep)
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest checkpoint in ``folder`` that verifies; None when there is none."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        fault = _fault(path)
+        if fault is None:
+            meta = json.loads((path / META).read_text())
+            return Checkpoint(int(meta["step"]), load_file(path / STATE), meta, path)
+        logger.warning("checkpoint %s is passed over: %s", path.name, fault)
+    return None
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Name every tensor of an optimizer's state ``optimizer.<parameter index>.<key>``.
+
+    Settings such as the learning rate are not part of it: the loop derives them from the step.
+    """
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{key}": value for index, slots in state.items() for key, value in slots.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `flatten_optimizer` took out; other names in ``tensors`` are ignored."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _fault(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint folder, None when it verifies."""
+    try:
+        digests = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"unreadable {MANIFEST} ({type(error).__name__})"
+    for name in (STATE, META):
+        if not (path / name).is_file() or file_digest(path / name) != digests.get(name):
+            return f"{name} does not match its sha256"
+    return None
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
+        shutil.rmtree(path)
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

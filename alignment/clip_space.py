@@ -1,0 +1,214 @@
+"""CLIP spaces: pictures and texts to raw embeddings, through open_clip or transformers behind one adapter.
+
+Embeddings leave here as the projection gives them, not normalised: generators expect raw lengths, and retrieval
+normalises on its own. Only safetensors weights are read, from a hub snapshot or a local folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from alignment.checkpoint import file_digest, write_atomic
+from alignment.runtime import Runtime
+from alignment.torchvision_shim import ensure_torchvision_ops
+
+Images = NDArray[np.uint8]
+Embeds = NDArray[np.float32]
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+class ClipSpace(Protocol):
+    """One image tower and one text tower that share a space."""
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 over library name, configs, tokenizer and weights."""
+        ...
+
+    def encode_images(self, images: Images) -> Embeds:
+        """Embed pictures: (n, h, w, 3) uint8 RGB -> (n, d) float32, raw."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeds:
+        """Embed sentences: n of them -> (n, d) float32, raw."""
+        ...
+
+
+@dataclass(frozen=True)
+class _TowerSpace:
+    """A `ClipSpace` made of four functions."""
+
+    embed_dim: int
+    digest: str
+    preprocess: Callable[[Images], Tensor]
+    image_tower: Callable[[Tensor], Tensor]
+    tokenize: Callable[[list[str]], Any]
+    text_tower: Callable[[Any], Tensor]
+    runtime: Runtime
+    batch_size: int
+
+    def encode_images(self, images: Images) -> Embeds:
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w, 3) RGB")
+        parts = [images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
+        return self._encode(parts, lambda part: self.image_tower(self.runtime.to_device(self.preprocess(part))))
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeds:
+        sentences = list(texts)
+        parts = [sentences[i : i + self.batch_size] for i in range(0, len(sentences), self.batch_size)]
+        return self._encode(parts, lambda part: self.text_tower(self.runtime.to_device(self.tokenize(part))))
+
+    def _encode(self, parts: Sequence[Any], encode: Callable[[Any], Tensor]) -> Embeds:
+        if not parts:
+            return np.zeros((0, self.embed_dim), np.float32)
+        with torch.no_grad(), self.runtime.autocast():
+            return np.concatenate([encode(part).float().cpu().numpy() for part in parts])
+
+
+def open_clip_space(model_or_folder: str | Path, runtime: Runtime | None = None, *, batch_size: int = 64) -> ClipSpace:
+    """Open a CLIP in open_clip's format.
+
+    Parameters
+    ----------
+    model_or_folder : str or Path
+        Folder with ``open_clip_config.json`` and safetensors weights, or a hub id such as
+        ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``.
+    runtime : Runtime, optional
+    batch_size : int
+
+    Raises
+    ------
+    ValueError
+        If the folder lacks the config or safetensors weights.
+    """
+    ensure_torchvision_ops()
+    import open_clip
+
+    runtime = runtime or Runtime()
+    folder = _local_folder(model_or_folder, OPEN_CLIP_CONFIG)
+    source = f"local-dir:{folder}"
+    model, _, transform = open_clip.create_model_and_transforms(source)
+    towers: Any = runtime.prepare(model.eval().requires_grad_(False))
+    config = json.loads((folder / OPEN_CLIP_CONFIG).read_text())
+    tokenizer = open_clip.get_tokenizer(source)
+
+    def preprocess(images: Images) -> Tensor:
+        from PIL import Image
+
+        return torch.stack([transform(Image.fromarray(image)) for image in images])
+
+    return _TowerSpace(
+        embed_dim=int(config["model_cfg"]["embed_dim"]), digest=_folder_digest("open_clip", folder),
+        preprocess=preprocess, image_tower=towers.encode_image,
+        tokenize=tokenizer, text_tower=towers.encode_text, runtime=runtime, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def transformers_space(id_or_folder: str | Path, runtime: Runtime | None = None, *, batch_size: int = 64) -> ClipSpace:
+    """Open a CLIP in transformers' format: local folder or hub id, for example ``openai/clip-vit-large-patch14``.
+
+    Raises
+    ------
+    ValueError
+        If the folder lacks the config or safetensors weights.
+    """
+    ensure_torchvision_ops()
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    runtime = runtime or Runtime()
+    folder = _local_folder(id_or_folder, "preprocessor_config.json")
+    model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    runtime.prepare(model.eval().requires_grad_(False))
+    processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    length = model.config.text_config.max_position_embeddings
+
+    def preprocess(images: Images) -> Tensor:
+        pixels: Tensor = processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        return pixels
+
+    def tokenize(texts: list[str]) -> dict[str, Tensor]:
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def image_tower(pixels: Tensor) -> Tensor:
+        projected: Tensor = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        return projected
+
+    def text_tower(tokens: dict[str, Tensor]) -> Tensor:
+        projected: Tensor = model.text_projection(model.text_model(**tokens).pooler_output)
+        return projected
+
+    return _TowerSpace(
+        embed_dim=int(model.config.projection_dim), digest=_folder_digest("transformers", folder),
+        preprocess=preprocess, image_tower=image_tower,
+        tokenize=tokenize, text_tower=text_tower, runtime=runtime, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def cached_image_embeds(space: ClipSpace, images: Images, cache_dir: Path) -> Embeds:
+    """Embed pictures once per content.
+
+    Parameters
+    ----------
+    space : ClipSpace
+    images : ndarray, (n, h, w, 3), uint8
+    cache_dir : Path
+        Holds one safetensors file per (pictures, space); other pictures or other weights make another file.
+
+    Returns
+    -------
+    ndarray, (n, d), float32
+        Raw embeddings.
+    """
+    key = hashlib.sha256(f"{space.digest} {images.shape} {images.dtype}".encode())
+    key.update(np.ascontiguousarray(images).data)
+    path = cache_dir / f"{key.hexdigest()}.safetensors"
+    if path.exists():
+        with safe_open(path, framework="np") as file:
+            stored: Embeds = file.get_tensor("image_embeds")
+        return stored
+    embeds = space.encode_images(images)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save({"image_embeds": embeds}, metadata={"space": space.digest}))
+    return embeds
+
+
+def _local_folder(source: str | Path, config_name: str) -> Path:
+    """Give the folder of a model, fetching a hub snapshot (no pickles) when ``source`` is not a folder."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+            raise ValueError(f"no CLIP folder at {source!r}; expected an existing folder or a hub id 'owner/name'")
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(source), allow_patterns=HUB_FILES))
+    found = sorted(path.name for path in folder.iterdir())
+    if config_name not in found or not any(name.endswith(".safetensors") for name in found):
+        raise ValueError(
+            f"CLIP folder {folder} holds {found}, expected {config_name} and *.safetensors; convert the weights to "
+            "safetensors, or use the other of open_clip_space and transformers_space"
+        )
+    return folder.resolve()
+
+
+def _folder_digest(library: str, folder: Path) -> str:
+    digest = hashlib.sha256(library.encode())
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors")):
+        digest.update(f"{path.name} {file_digest(path)}\n".encode())
+    return digest.hexdigest()

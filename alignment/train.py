@@ -1,0 +1,283 @@
+"""Train brain encoders and their fusion against CLIP targets, on simulated recordings.
+
+    accelerate launch -m alignment.train --config configs/demo.yaml --run-dir out/brain
+
+One process or several; continues a killed run. The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
+``brain/`` (the exported `BrainModel`) and ``report.json``. Expected time and scores stand in the config file. The test
+split is read once, for the report, after selection on validation pictures has ended.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor_positions
+from alignment.calibrate import combination
+from alignment.checkpoint import write_atomic
+from alignment.fit import FitConfig, fit
+from alignment.losses import AlignmentLossConfig, LogitScale, combined_loss
+from alignment.pairs import Pairs, TargetSplit, batch_rows, read_targets, record_pairs
+from alignment.projector import Projector, fit_projection
+from alignment.report import RidgeTable, fit_ridges, summary, test_report
+from alignment.retrieval import report_similarity
+from alignment.runtime import Runtime
+from alignment.target_space import TargetSpace
+from encoders.build import PRESETS, EncoderConfig
+from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.preprocess import Preprocessor, default_preprocess
+from encoders.sensors import LayoutName, standard_layout
+from encoders.simulate import BrainSimulator, SimulationConfig
+
+TRAIN_NOISE, VAL_NOISE = 1, 2
+
+
+class ModalityConfig(BaseModel):
+    """One modality: sensors, changes to the default preprocessing, and the network (a preset's name or a config)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: LayoutName
+    encoder: str | EncoderConfig
+    preprocess: dict[str, Any] = {}
+
+    def network(self) -> Any:
+        if not isinstance(self.encoder, str):
+            return self.encoder
+        if self.encoder not in PRESETS:
+            raise ValueError(f"encoder preset {self.encoder!r} is unknown, allowed are {sorted(PRESETS)}")
+        return PRESETS[self.encoder]
+
+
+class DataConfig(BaseModel):
+    """How many pictures are shown how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_train_images: int = Field(default=4000, gt=1)
+    train_repetitions: int = Field(default=1, gt=0, description="presentations per training picture and person")
+    n_val_images: int = Field(default=200, gt=1, description="gallery of the selection")
+    test_repetitions: int = Field(default=4, gt=0, description="averaged ones, for validation and test")
+
+
+class TrainConfig(BaseModel):
+    """One training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    targets: Path
+    modalities: dict[str, ModalityConfig]
+    simulation: SimulationConfig = SimulationConfig()
+    data: DataConfig = DataConfig()
+    fusion: LateFusionConfig = LateFusionConfig(modality_dropout=0.0)
+    loss: AlignmentLossConfig = AlignmentLossConfig()
+    fit: FitConfig
+    batch_size: int = Field(default=256, gt=1)
+    seed: int = 0
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch, 0: its default")
+
+
+class AlignmentModule(nn.Module):
+    """Encoders, fusion and temperature in one forward call; every combination of modalities is trained in every step.
+
+    The fused term does not reach into the encoders, so each of them stays as good as one trained alone.
+    """
+
+    def __init__(self, fusion: LateFusion, positions: Mapping[str, Tensor], initial_temperature: float) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.positions = dict(positions)
+        self.scale = LogitScale(initial_temperature)
+
+    def forward(self, data: Mapping[str, Tensor], subject: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        embeds, available = self.fusion.embed_each(data, self.positions, subject)
+        answers = dict(embeds)
+        if len(embeds) > 1:
+            apart = {name: one.detach() for name, one in embeds.items()}
+            answers[combination(list(embeds))] = self.fusion.combine(apart, available)
+        return answers, self.scale()
+
+
+class BrainTraining:
+    """Data, loss and selection of one run."""
+
+    def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
+        if config.fusion.modality_dropout > 0:
+            raise ValueError(
+                f"modality_dropout {config.fusion.modality_dropout} has no effect here: every step trains every "
+                "combination of modalities; set it to 0"
+            )
+        self.config, self.runtime = config, runtime
+        splits = read_targets(config.targets)
+        self.space = TargetSpace.fit(splits["train"].embeds)
+        self.train_embeds = _spread_over_concepts(splits["train"], config.data.n_train_images)
+        self.val_embeds = _spread_over_concepts(splits["val"], config.data.n_val_images)
+        self.simulator = BrainSimulator(
+            config.simulation, self.space.embed_dim, splits["train"].embeds, splits["train"].concepts
+        )
+        self.preprocessors = {
+            name: Preprocessor(default_preprocess(name, **one.preprocess), standard_layout(one.layout))
+            for name, one in config.modalities.items()
+        }
+        self.encoders = {name: one.network() for name, one in config.modalities.items()}
+        repetitions = config.data.train_repetitions
+        self.train = self._pairs(self.train_embeds, repetitions, False, TRAIN_NOISE)
+        self.val = self._pairs(self.val_embeds, config.data.test_repetitions, True, VAL_NOISE)
+        torch.manual_seed(config.seed)
+        fusion = build_fusion(
+            self.preprocessors, self.encoders, config.fusion, config.simulation.n_subjects, self.space.embed_dim
+        )
+        self.positions = sensor_positions(self.preprocessors, runtime)
+        self.module = AlignmentModule(fusion, self.positions, config.loss.initial_temperature)
+        self.targets = torch.from_numpy(self.space.standardise(self.train_embeds))
+
+    @property
+    def combinations(self) -> list[tuple[str, ...]]:
+        """Every modality alone and, if there are several, all together."""
+        names = tuple(self.preprocessors)
+        return [(name,) for name in names] + ([names] if len(names) > 1 else [])
+
+    def batch_at(self, step: int, rank: int, world: int) -> dict[str, Any]:
+        rows = batch_rows(len(self.train), self.config.batch_size, step, rank, world, self.config.seed)
+        picture = self.train.target[rows]
+        return {
+            "data": {name: torch.from_numpy(one[rows].astype(np.float32)) for name, one in self.train.data.items()},
+            "subject": torch.from_numpy(self.train.subject[rows]),
+            "stimulus": torch.from_numpy(picture),
+            "target": self.targets[picture],
+        }
+
+    def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        answers, logit_scale = module(batch["data"], batch["subject"])
+        target, stimulus = map(self.runtime.gather_with_grad, (batch["target"], batch["stimulus"]))
+        weight = self.config.loss.contrastive_weight
+        losses, logs = [], {"logit_scale": logit_scale.detach()}
+        for name, embeds in answers.items():
+            gathered = self.runtime.gather_with_grad(embeds)
+            loss, parts = combined_loss(gathered, target, logit_scale, weight, stimulus)
+            losses.append(loss)
+            logs |= {f"{name}_{part}": value for part, value in parts.items()}
+        return torch.stack(losses).mean(), logs
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Score every combination on validation pictures; ``score`` is the mean top-1."""
+        assert isinstance(module, AlignmentModule)
+        scores = {}
+        for names in self.combinations:
+            embeds = self.encode(module.fusion, self.val, names)
+            report = report_similarity(self.space.similarity(embeds, self.val_embeds), self.val.target, n_bootstrap=1)
+            scores[f"{combination(names)}_top_1"] = report.top_1
+            scores[f"{combination(names)}_two_way"] = report.two_way
+        top_1 = [value for name, value in scores.items() if name.endswith("_top_1")]
+        return {"score": float(np.mean(top_1)), **scores}
+
+    def encode(self, fusion: nn.Module, pairs: Pairs, names: tuple[str, ...]) -> NDArray[np.float32]:
+        data = {name: pairs.data[name] for name in names}
+        return encode_pairs(fusion, data, self.positions, pairs.subject, self.runtime)
+
+    def export(self, weights: Mapping[str, Tensor]) -> BrainModel:
+        """Assemble the model that serving loads, and fit its projection to raw image embeddings."""
+        self.module.load_state_dict(dict(weights))
+        fusion = self.module.fusion.eval()
+        mean = self.space.mean
+        fits = {}
+        for names in self.combinations:
+            answers, held_out = (self.encode(fusion, pairs, names) for pairs in (self.train, self.val))
+            shown, expected = self.train_embeds[self.train.target], self.val_embeds[self.val.target]
+            fits[combination(names)] = fit_projection(answers, shown, (held_out, expected), mean)
+        projector = Projector({k: one[0] for k, one in fits.items()}, {k: one[1] for k, one in fits.items()}, mean)
+        subjects = [f"sim-{index + 1:02d}" for index in range(self.config.simulation.n_subjects)]
+        model = BrainModel(
+            self.preprocessors, self.encoders, self.config.fusion, subjects, self.space, projector, self.runtime
+        )
+        model.load_weights(fusion.state_dict())
+        return model
+
+    def ridges(self) -> RidgeTable:
+        return fit_ridges(self.train, self.val, self.train_embeds, self.val_embeds)
+
+    def _pairs(self, embeds: NDArray[np.float32], n_repetitions: int, average: bool, seed: int) -> Pairs:
+        return record_pairs(
+            self.simulator, self.preprocessors, embeds, self.config.simulation.n_subjects,
+            n_repetitions=n_repetitions, average=average, seed=seed, progress=self.runtime.is_main,
+        )  # fmt: skip
+
+
+def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Run a training to its report.
+
+    Returns
+    -------
+    dict
+        The report, as written to ``report.json``; empty on processes other than the first.
+    """
+    runtime = Runtime(threads=config.threads, seed=config.seed)
+    training = BrainTraining(config, runtime)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if runtime.is_main:
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_atomic(run_dir / "config.yaml", text.encode())
+    result = fit(
+        training.module, training.loss, training.batch_at, config.fit, runtime, run_dir, training.validate,
+        resume=resume,
+    )  # fmt: skip
+    if not runtime.is_main:
+        return {}
+    model = training.export(result.weights)
+    model.save(run_dir / "brain")
+    test_embeds = read_targets(config.targets)["test"].embeds
+    report = {
+        "data": "simulated recordings of procedural pictures; no real brain took part",
+        "selection": {"split": "val", "score": result.best_score, "step": result.best_step, "steps": result.step},
+        "skipped_steps": result.n_skipped,
+        "training_seconds": result.seconds,
+        "n_train_images": len(training.train_embeds),
+        "train_repetitions": config.data.train_repetitions,
+        "scores": test_report(
+            model, training.simulator, training.ridges(), test_embeds, training.combinations,
+            n_repetitions=config.data.test_repetitions,
+        ),
+    }  # fmt: skip
+    write_atomic(run_dir / "report.json", json.dumps(report, indent=1).encode())
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m alignment.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/")
+    parser.add_argument("--run-dir", type=Path, help="default: out/<name of the config>")
+    parser.add_argument("--targets", type=Path, help="file of targets, instead of the config's")
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue a killed run")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    settings = yaml.safe_load(arguments.config.read_text())
+    if arguments.targets is not None:
+        settings["targets"] = arguments.targets
+    config = TrainConfig.model_validate(settings)
+    report = train(config, arguments.run_dir or Path("out") / arguments.config.stem, resume=arguments.resume)
+    if report:
+        print(summary(report["scores"]))
+
+
+def _spread_over_concepts(split: TargetSplit, n: int) -> NDArray[np.float32]:
+    """Take up to ``n`` pictures, the same number of every concept as far as possible."""
+    seen: dict[int, int] = {}
+    turn = np.empty(len(split.concepts), np.int64)
+    for row, concept in enumerate(split.concepts.tolist()):
+        turn[row] = seen.setdefault(concept, 0)
+        seen[concept] += 1
+    chosen = np.sort(np.lexsort((np.arange(len(turn)), turn))[:n])
+    return split.embeds[chosen]
+
+
+if __name__ == "__main__":
+    main()
