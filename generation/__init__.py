@@ -1,0 +1,1 @@
+"""Vectors to pictures: the image decoders, the bundle that holds a trained chain, and the pipeline that composes it."""

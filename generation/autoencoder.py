@@ -1,0 +1,142 @@
+"""Train the small VAE of the demo decoder: 64x64 RGB to 8x8 latents with 8 channels and back."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from alignment.fit import BatchAt, FitConfig, FitResult, fit
+from alignment.runtime import Runtime
+from alignment.torchvision_shim import ensure_torchvision_ops
+
+ensure_torchvision_ops()
+
+from diffusers import AutoencoderKL  # noqa: E402
+
+Pictures = npt.NDArray[np.uint8]
+
+
+class AutoencoderConfig(BaseModel):
+    """Sizes and loss weights of the VAE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_out_channels: tuple[int, ...] = (16, 32, 64, 96)
+    layers_per_block: int = Field(default=1, gt=0)
+    latent_channels: int = Field(default=8, gt=0)
+    kl_weight: float = Field(default=1e-5, ge=0)
+    edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 error of pixel differences")
+
+
+def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+    """Build an untrained VAE that halves the picture once per block but the last."""
+    n_blocks = len(config.block_out_channels)
+    vae: AutoencoderKL = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * n_blocks,
+        up_block_types=("UpDecoderBlock2D",) * n_blocks,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+    return vae
+
+
+def to_pixels(images: Pictures) -> Tensor:
+    """Turn (n, h, w, 3) uint8 into (n, 3, h, w) float32 in [-1, 1], the range of diffusers."""
+    # (n, h, w, c) -> (n, c, h, w)
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Reconstruct(nn.Module):
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(pixels).latent_dist
+        mean, logvar = posterior.mean, posterior.logvar
+        latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return self.vae.decode(latents).sample, kl
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
+    """L1 error of pixels plus ``edge_weight`` times the L1 error of horizontal and vertical differences."""
+    loss = F.l1_loss(output, target)
+    for axis in (2, 3):
+        loss = loss + edge_weight * F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
+    return loss
+
+
+def train_autoencoder(
+    batch_at: BatchAt,
+    config: AutoencoderConfig,
+    fit_config: FitConfig,
+    runtime: Runtime,
+    run_dir: Path,
+    held_out: Pictures,
+) -> tuple[AutoencoderKL, FitResult]:
+    """Train a VAE on pictures and set its ``scaling_factor`` so that latents have unit variance.
+
+    Parameters
+    ----------
+    batch_at : callable
+        ``batch_at(step, rank, world) -> uint8 (b, h, w, 3)``.
+    held_out : uint8 (n, h, w, 3)
+        Validation pictures; their PSNR in dB is logged.
+    """
+    torch.manual_seed(runtime.seed)
+    vae = build_autoencoder(config)
+
+    def pixels_at(step: int, rank: int, world: int) -> Tensor:
+        return to_pixels(batch_at(step, rank, world))
+
+    def loss_fn(module: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        output, kl = module(pixels)
+        error = reconstruction_loss(output.float(), pixels, config.edge_weight)
+        return error + config.kl_weight * kl, {"kl": float(kl)}
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, _Reconstruct)
+        latents = encode_latents(module.vae, held_out, runtime, scaled=False)
+        return {"psnr": psnr(decode_latents(module.vae, latents, runtime, scaled=False), held_out)}
+
+    result = fit(_Reconstruct(vae), loss_fn, pixels_at, fit_config, runtime, run_dir, validate)
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in result.weights.items()})
+    vae.eval()
+    spread = float(encode_latents(vae, held_out, runtime, scaled=False).std())
+    vae.register_to_config(scaling_factor=1.0 / spread)
+    return vae, result
+
+
+@torch.no_grad()
+def encode_latents(vae: AutoencoderKL, images: Pictures, runtime: Runtime, *, scaled: bool = True) -> Tensor:
+    """Encode pictures to posterior means, (n, c, 8, 8) float32 on the CPU, times ``scaling_factor`` if ``scaled``."""
+    factor = vae.config.scaling_factor if scaled else 1.0
+    parts = []
+    for i in tqdm(range(0, len(images), 250), desc="latents", mininterval=1.0, disable=len(images) < 5000):
+        parts.append(vae.encode(runtime.to_device(to_pixels(images[i : i + 250]))).latent_dist.mean.cpu())
+    return torch.cat(parts) * factor
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, latents: Tensor, runtime: Runtime, *, scaled: bool = True) -> Pictures:
+    """Decode latents to uint8 pictures (n, h, w, 3)."""
+    factor = vae.config.scaling_factor if scaled else 1.0
+    parts = [vae.decode(runtime.to_device(latents[i : i + 100] / factor)).sample for i in range(0, len(latents), 100)]
+    # (n, c, h, w) -> (n, h, w, c)
+    pixels = torch.cat(parts).cpu().permute(0, 2, 3, 1)
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def psnr(images: Pictures, target: Pictures) -> float:
+    """Mean peak signal-to-noise ratio in dB over pictures."""
+    error = np.square(images.astype(np.float64) - target.astype(np.float64)).mean(axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255.0**2 / np.maximum(error, 1e-9))))

@@ -1,0 +1,287 @@
+"""From recordings to pictures with one bundle: composition of brain model, gallery, null and image decoder.
+
+Arguments and results are numpy arrays and dataclasses, so whoever calls this needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from alignment.brain_model import BrainEmbedding, BrainModel, InputReport
+from alignment.runtime import Runtime
+from encoders.epochs import SignalEpochs
+from generation.bundle import Bundle, BundleError, CutWindow
+from generation.gallery import Gallery, Neighbour
+from generation.image_decoder import ImageDecoderConfig, ImageVariationConfig, StableUnCLIPConfig, build_decoder
+from generation.sampling import OnStep
+
+__all__ = ["EmbeddingResult", "InputReport", "Neighbour", "Reconstruction", "ReconstructionPipeline", "seed_for"]
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """What was read out of n epochs.
+
+    Attributes
+    ----------
+    image_embeds : ndarray, (n, d), float32
+        Raw CLIP image embeddings, which ``ReconstructionPipeline.generate`` takes.
+    confidence : ndarray, (n,), float32
+        Share of recordings without a picture whose best gallery similarity is lower, in [0, 1]: 0.5 on average for
+        noise.
+    neighbours : list of list of Neighbour
+        Nearest gallery pictures of every epoch, best first.
+    report : InputReport
+        What was used of the recordings and what was changed.
+    stimulus, n_averaged : tuple, (n,)
+        Stimulus id, empty if unknown, and presentations averaged, of every row.
+    """
+
+    image_embeds: np.ndarray
+    confidence: np.ndarray
+    neighbours: list[list[Neighbour]]
+    report: InputReport
+    stimulus: tuple[str, ...]
+    n_averaged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Embeddings and their pictures, (n, n_images, h, w, 3) uint8."""
+
+    embedding: EmbeddingResult
+    images: np.ndarray
+
+
+class ReconstructionPipeline:
+    """A loaded bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle or path
+        A path is opened, and so verified, first.
+    runtime : Runtime, optional
+        Device and precision; chosen by ``Runtime`` itself when left out.
+    embedding_only, decoder_only : bool
+        Load half, for two processes that share the work.
+
+    Raises
+    ------
+    BundleError
+        If the parts of the bundle do not fit together.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        runtime: Runtime | None = None,
+        *,
+        embedding_only: bool = False,
+        decoder_only: bool = False,
+    ) -> None:
+        if embedding_only and decoder_only:
+            raise ValueError("embedding_only and decoder_only are both set, expected one at most; leave one out")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        runtime = runtime or Runtime()
+        self.decoder_config = decoder_config(self.bundle)
+        if not decoder_only:
+            self._brain = BrainModel.load(self.bundle.brain_folder, runtime)
+            self._gallery = self.bundle.gallery()
+            self._null = self.bundle.null()
+            self._check_width("brain", self._brain.embed_dim)
+            self._check_width("gallery", self._gallery.image_embeds.shape[1])
+        if not embedding_only:
+            self._decoder = build_decoder(self.decoder_config, self.bundle.decoder_folder, runtime)
+            self._check_width("decoder", self._decoder.embed_dim)
+        self._has_brain, self._has_decoder = not decoder_only, not embedding_only
+
+    @property
+    def window(self) -> CutWindow:
+        """How a reader should cut continuous recordings."""
+        return self.bundle.manifest.window
+
+    @property
+    def gallery(self) -> Gallery:
+        """The pictures that embeddings are compared with."""
+        self._need(self._has_brain, "gallery")
+        return self._gallery
+
+    def embed(
+        self, recordings: Sequence[SignalEpochs], *, subject: str | None = None, average: bool = False, top_k: int = 5
+    ) -> EmbeddingResult:
+        """Read image embeddings out of recordings of the same stimuli.
+
+        Parameters
+        ----------
+        recordings : sequence of SignalEpochs
+            EEG, MEG, a recording with both kinds of channels, or one recording of each.
+        subject : str, optional
+            Whose brain; an unknown person is decoded with the mean person's layers, which the report says.
+        average : bool
+            Average the epochs of each stimulus first.
+        top_k : int
+            Neighbours per epoch.
+
+        Returns
+        -------
+        EmbeddingResult
+
+        Raises
+        ------
+        EpochsMismatch
+            If the recordings do not fit the model or each other.
+        """
+        self._need(self._has_brain, "embed")
+        embedding = self._brain.embed(recordings, subject=subject, average=average)
+        similarity = _similarity(self._brain, self._gallery, embedding)
+        return EmbeddingResult(
+            image_embeds=embedding.image_embeds,
+            confidence=self._null.percentile(similarity.max(axis=1), embedding.report.modalities),
+            neighbours=self._gallery.neighbours(similarity, top_k),
+            report=embedding.report,
+            stimulus=embedding.stimulus,
+            n_averaged=embedding.n_averaged,
+        )
+
+    def generate(
+        self,
+        image_embeds: np.ndarray,
+        *,
+        n_images: int = 1,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> np.ndarray:
+        """Generate pictures of embeddings.
+
+        Parameters
+        ----------
+        image_embeds : ndarray, (n, d), float32
+            Raw CLIP image embeddings.
+        n_images : int
+            Pictures per embedding, each with its own noise.
+        seed : int
+            Picture ``image`` of row ``epoch`` is sampled with ``seed_for(seed, epoch, image)``.
+        num_inference_steps, guidance_scale : optional
+            The bundle's values when left out.
+        on_step : callable
+            Gets the steps done and the steps in all after every step. Raising from it cancels.
+
+        Returns
+        -------
+        ndarray, (n, n_images, h, w, 3), uint8
+        """
+        if n_images < 1:
+            raise ValueError(f"n_images is {n_images}, expected at least 1; ask for one picture or more")
+        seeds = [seed_for(seed, epoch, image) for epoch in range(len(image_embeds)) for image in range(n_images)]
+        images = self.decode(
+            np.repeat(image_embeds, n_images, axis=0),
+            seeds=seeds,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            on_step=on_step,
+        )
+        return images.reshape(len(image_embeds), n_images, *images.shape[1:])
+
+    def decode(
+        self,
+        image_embeds: np.ndarray,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> np.ndarray:
+        """Generate one picture per row and seed, (n, h, w, 3) uint8: what a batcher of several requests calls."""
+        self._need(self._has_decoder, "decode")
+        config = self.decoder_config
+        return self._decoder.generate(
+            image_embeds,
+            seeds=seeds,
+            num_inference_steps=config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
+            noise_level=config.noise_level if isinstance(config, StableUnCLIPConfig) else 0,
+            on_step=on_step,
+        )
+
+    def __call__(
+        self,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str | None = None,
+        average: bool = False,
+        n_images: int = 1,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> Reconstruction:
+        """Embed recordings and generate their pictures; see ``embed`` and ``generate``."""
+        embedding = self.embed(recordings, subject=subject, average=average)
+        images = self.generate(
+            embedding.image_embeds,
+            n_images=n_images,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            on_step=on_step,
+        )
+        return Reconstruction(embedding, images)
+
+    def _check_width(self, part: str, width: int) -> None:
+        expected = self.bundle.manifest.embed_dim
+        if width != expected:
+            raise BundleError(
+                f"the {part} of bundle {self.bundle.folder} has embeddings of width {width}, expected {expected}; "
+                "assemble the bundle from parts of one CLIP space"
+            )
+
+    @staticmethod
+    def _need(loaded: bool, action: str) -> None:
+        if not loaded:
+            raise ValueError(
+                f"{action} needs a part that was not loaded, expected a pipeline with it; "
+                "load it without embedding_only and decoder_only"
+            )
+
+
+def seed_for(seed: int, epoch: int, image: int) -> int:
+    """Derive the seed of one picture: the first 63 bits of SHA-256 of ``"seed:epoch:image"``.
+
+    A hash instead of a sum keeps the pictures of neighbouring seeds, epochs and images unrelated, and is the same on
+    every machine.
+    """
+    digest = hashlib.sha256(f"{seed}:{epoch}:{image}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def best_similarity(brain: BrainModel, gallery: Gallery, recordings: Sequence[SignalEpochs]) -> np.ndarray:
+    """Compute each epoch's largest similarity to the gallery, (n,) float32, as confidence does.
+
+    ``alignment.calibrate.build_null`` takes this with ``brain`` and ``gallery`` filled in.
+    """
+    best: np.ndarray = _similarity(brain, gallery, brain.embed(recordings)).max(axis=1)
+    return best
+
+
+def decoder_config(bundle: Bundle) -> StableUnCLIPConfig | ImageVariationConfig:
+    """Read the decoder's backend and default settings from the manifest."""
+    adapter: TypeAdapter[StableUnCLIPConfig | ImageVariationConfig] = TypeAdapter(ImageDecoderConfig)
+    try:
+        return adapter.validate_python(bundle.manifest.decoder)
+    except ValidationError as error:
+        raise BundleError(
+            f"manifest.json of {bundle.folder} has a decoder config that this release does not know: {error}; "
+            "use the phosphene release that wrote the bundle"
+        ) from error
+
+
+def _similarity(brain: BrainModel, gallery: Gallery, embedding: BrainEmbedding) -> np.ndarray:
+    return brain.similarity(embedding.brain_embeds, gallery.image_embeds)
