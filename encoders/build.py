@@ -1,0 +1,64 @@
+"""From a config to a network: the union of known encoders and their named sizes."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from encoders.layers.signal_shape import SignalShape
+from encoders.networks.brain_module import BrainModule, BrainModuleConfig
+from encoders.networks.eeg_project import EEGProject, EEGProjectConfig
+from encoders.networks.ts_conv import TSConv, TSConvConfig
+
+__all__ = ["PRESETS", "EncoderConfig", "SignalShape", "build_encoder"]
+
+EncoderConfig = Annotated[BrainModuleConfig | TSConvConfig | EEGProjectConfig, Field(discriminator="name")]
+
+PRESETS: dict[str, BrainModuleConfig | TSConvConfig | EEGProjectConfig] = {
+    "brain_module": BrainModuleConfig(),
+    "brain_module_image": BrainModuleConfig(n_convs=4, time_agg="linear"),
+    "brain_module_demo": BrainModuleConfig(
+        n_virtual=64,
+        fourier_width=288,
+        spatial_dropout=0.0,
+        init="linear",
+        width=64,
+        n_convs=2,
+        head_width=0,
+        time_agg="linear",
+        n_time_weights=12,
+    ),
+    "ts_conv": TSConvConfig(),
+    "ts_conv_people": TSConvConfig(subject_layers=True),
+    "eeg_project": EEGProjectConfig(),
+    "eeg_project_people": EEGProjectConfig(subject_layers=True),
+}
+
+
+def build_encoder(
+    config: BrainModuleConfig | TSConvConfig | EEGProjectConfig, shape: SignalShape, embed_dim: int
+) -> nn.Module:
+    """Build an encoder.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        One member of the union, for example ``PRESETS["brain_module"]``.
+    shape : SignalShape
+        What the data decides.
+    embed_dim : int
+        Width of the target space.
+
+    Returns
+    -------
+    nn.Module
+        ``forward(data (b, c, t), positions (c, 2) | (b, c, 2), subject (b,)) -> (b, embed_dim)``, all float32 except
+        ``subject`` (int64). Subject index ``shape.n_subjects`` means an unknown person.
+    """
+    match config:
+        case BrainModuleConfig():
+            return BrainModule(config, shape, embed_dim)
+        case TSConvConfig():
+            return TSConv(config, shape, embed_dim)
+        case EEGProjectConfig():
+            return EEGProject(config, shape, embed_dim)

@@ -1,0 +1,1 @@
+"""Published networks from brain signals to embeddings, one file each; build them through ``encoders.build``."""

@@ -1,0 +1,68 @@
+"""EEGProject, the plain projection of UBP and NeuroBridge: the whole epoch through one dense layer.
+
+No convolution and no geometry, so it belongs in every comparison: what does not beat it is not worth its cost.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from encoders.layers.residual_projection import ResidualProjection
+from encoders.layers.signal_shape import SignalShape
+from encoders.layers.subject_layers import SubjectLayers
+
+
+class EEGProjectConfig(BaseModel):
+    """Sizes of `EEGProject`; the defaults are the published network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["eeg_project"] = "eeg_project"
+    dropout: float = Field(0.3, ge=0, lt=1)
+    subject_layers: bool = Field(False, description="one channel mixing per person before the projection (ours)")
+
+
+class EEGProject(nn.Module):
+    """Flatten an epoch channel by channel, project it, refine it with a residual GELU layer.
+
+    Parameters
+    ----------
+    config : EEGProjectConfig
+    shape : SignalShape
+        Channels and samples are fixed by the dense layer.
+    embed_dim : int
+        Width of the output.
+
+    References
+    ----------
+    Wu et al. 2025, "Bridging the vision-brain gap with an uncertainty-aware blur prior", CVPR (EEGProjectLayer).
+    """
+
+    def __init__(self, config: EEGProjectConfig, shape: SignalShape, embed_dim: int) -> None:
+        super().__init__()
+        self.people = (
+            SubjectLayers(shape.n_channels, shape.n_subjects, init="identity") if config.subject_layers else None
+        )
+        self.head = ResidualProjection(shape.n_channels * shape.n_times, embed_dim, config.dropout)
+
+    def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Embed epochs.
+
+        Parameters
+        ----------
+        data : Tensor, (b, c, t), float32
+            Preprocessed, unitless.
+        positions : Tensor, (c, 2) or (b, c, 2), float32
+            Not used.
+        subject : Tensor, (b,), int64
+            Used only with ``subject_layers``.
+
+        Returns
+        -------
+        Tensor, (b, embed_dim), float32
+        """
+        if self.people is not None:
+            data = self.people(data, subject)
+        embeds: Tensor = self.head(data.flatten(1))
+        return embeds

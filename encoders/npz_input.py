@@ -1,0 +1,87 @@
+"""Arrays from an ``.npz`` that a stranger sent: no pickle, and declared sizes are checked before memory is taken."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BYTES = 2 * 1024**3
+MAX_ARRAYS = 64
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_arrays(file: IO[bytes], required: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read the named arrays; others in the file are ignored.
+
+    Raises
+    ------
+    ValueError
+        If a required array is absent, or the file is damaged, too large or holds objects.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            present = _checked_names(archive)
+        missing = [name for name in required if name not in present]
+        if missing:
+            raise ValueError(
+                f"the npz lacks {missing}; it needs {list(required)}, has {present[:20]}"
+            )
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in (*required, *optional) if name in present}
+    except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise ValueError("the npz is damaged, or not an npz at all; write it anew with numpy.savez") from error
+
+
+def strings(array: NDArray[Any], name: str) -> tuple[str, ...]:
+    """Return an array of text as a flat tuple."""
+    if array.dtype.kind == "S":
+        return tuple(value.decode("utf-8", "replace") for value in array.ravel())
+    if array.dtype.kind not in "Uiu":
+        raise ValueError(f"{name} has type {array.dtype}, expected text; save it as an array of strings")
+    return tuple(str(value) for value in array.ravel())
+
+
+def number(array: NDArray[Any], name: str) -> float:
+    """Return a scalar array as a float."""
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}, expected one number")
+    return float(array.ravel()[0])
+
+
+def integers(array: NDArray[Any], name: str) -> tuple[int, ...]:
+    """Return an array of whole numbers as a flat tuple."""
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} has type {array.dtype}, expected whole numbers")
+    return tuple(int(value) for value in array.ravel())
+
+
+def _checked_names(archive: zipfile.ZipFile) -> list[str]:
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_ARRAYS or total > MAX_BYTES:
+        raise ValueError(
+            f"the npz has {len(members)} arrays and {total} bytes, at most {MAX_ARRAYS} and {MAX_BYTES} are allowed; "
+            "send fewer epochs"
+        )
+    for member in members:
+        _check_declared_size(archive, member)
+    return [member.filename.removesuffix(".npy") for member in members]
+
+
+def _check_declared_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    with archive.open(member) as entry:
+        version = np.lib.format.read_magic(entry)
+        if version not in _HEADER_READERS:
+            raise ValueError(f"the npz array {member.filename!r} is of an unknown version; write it with numpy.savez")
+        shape, _, dtype = _HEADER_READERS[version](entry)
+        if dtype.hasobject:
+            raise ValueError(f"the npz array {member.filename!r} holds Python objects; save plain numbers or text")
+        if np.prod(shape, dtype=np.float64) * dtype.itemsize > member.file_size:
+            raise ValueError(f"the npz array {member.filename!r} is shorter than its header says; write it anew")

@@ -1,0 +1,83 @@
+import io
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.epochs import EpochsMismatch, SignalEpochs
+
+
+def packed(**changes: Any) -> bytes:
+    arrays: dict[str, Any] = {
+        "data": np.random.default_rng(0).standard_normal((3, 2, 50)) * 1e-5,
+        "sfreq": 100.0,
+        "ch_names": np.asarray(["Cz", "MLC11-1609"]),
+        "tmin": -0.1,
+        **changes,
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: value for name, value in arrays.items() if value is not None})
+    return buffer.getvalue()
+
+
+def test_the_four_required_arrays_are_enough() -> None:
+    epochs = SignalEpochs.from_bytes(packed())
+    assert epochs.ch_types == ("eeg", "mag")
+    assert epochs.stimulus == ("", "", "")
+    assert np.isnan(epochs.positions).all()
+
+
+def test_optional_arrays_and_byte_strings() -> None:
+    epochs = SignalEpochs.from_bytes(
+        packed(ch_names=np.asarray([b"Cz", b"Pz"]), stimulus=np.asarray([4, 5, 4]), subject="s1", extra=np.zeros(3))
+    )
+    assert epochs.ch_names == ("Cz", "Pz")
+    assert epochs.stimulus == ("4", "5", "4")
+    assert epochs.subject == "s1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "lacks \\['data'\\]"),
+        ({"data": np.zeros((2, 50))}, "n_epochs, n_channels, n_times"),
+        ({"data": np.full((3, 2, 50), "x")}, "real numbers"),
+        ({"ch_names": np.asarray(["Cz"])}, "ch_names|positions"),
+        ({"ch_names": np.asarray(["Cz", "Cz"])}, "more than once"),
+        ({"ch_names": np.asarray([1.5, 2.5])}, "expected text"),
+        ({"ch_names": np.asarray(["Cz", {}], dtype=object)}, "Python objects"),
+        ({"sfreq": np.zeros(3)}, "one number"),
+        ({"sfreq": "fast"}, "one number"),
+        ({"n_averaged": np.zeros(3)}, "whole numbers"),
+        ({"stimulus": np.asarray(["a"])}, "stimulus"),
+        ({"positions": np.full((2, 3), "x")}, "x"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EpochsMismatch, match=message):
+        SignalEpochs.from_bytes(packed(**changes))
+
+
+def test_a_header_that_promises_too_much_takes_no_memory() -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    buffer = io.BytesIO(packed())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("positions.npy", header.getvalue() + bytes(64))
+    with pytest.raises(EpochsMismatch, match="shorter than its header"):
+        SignalEpochs.from_bytes(buffer.getvalue())
+
+
+def test_damaged_bytes_never_raise_anything_else() -> None:
+    content = packed()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for at in rng.integers(0, len(content), size=3):
+            damaged[at] = rng.integers(0, 256)
+        for data in (bytes(damaged), content[: rng.integers(0, len(content))]):
+            try:
+                SignalEpochs.from_bytes(data)
+            except EpochsMismatch:
+                pass

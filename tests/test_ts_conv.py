@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from encoders.build import PRESETS, SignalShape
+from encoders.networks.ts_conv import TSConv, TSConvConfig
+
+PUBLISHED = SignalShape(63, 250, 250.0, 1)
+
+
+def _inputs(shape, n=3):
+    return torch.randn(n, shape.n_channels, shape.n_times), torch.rand(shape.n_channels, 2), torch.zeros(n).long()
+
+
+def test_published_shapes_and_count():
+    network = TSConv(TSConvConfig(), PUBLISHED, 1024)
+    assert network.temporal.weight.shape == (40, 1, 25) and (network.pool, network.stride) == (51, 5)
+    assert network.spatial.weight.shape == (40, 40, 63, 1)
+    assert network.mix.weight.shape == (40, 40, 1, 1)
+    assert network.head.linear.weight.shape == (1024, 1440)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 2_630_912
+
+
+def test_merged_convolution_and_pooling_equal_the_two_published_steps():
+    torch.manual_seed(0)
+    network = TSConv(TSConvConfig(), PUBLISHED, 16).eval()
+    data, positions, subject = _inputs(PUBLISHED)
+    maps = functional.conv2d(data.unsqueeze(1), network.temporal.weight.unsqueeze(2), network.temporal.bias)
+    maps = functional.elu(network.temporal_norm(functional.avg_pool2d(maps, (1, 51), (1, 5))))
+    maps = network.mix(functional.elu(network.spatial_norm(network.spatial(maps))))
+    expected = network.head(maps.permute(0, 3, 1, 2).flatten(1))
+    torch.testing.assert_close(network(data, positions, subject), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("sfreq", "expected"), [(250.0, (25, 51, 5)), (100.0, (10, 20, 2)), (200.0, (20, 41, 4))])
+def test_kernels_keep_their_duration(sfreq, expected):
+    network = TSConv(TSConvConfig(), SignalShape(17, 250, sfreq, 1), 16)
+    assert (network.temporal.weight.shape[-1], network.pool, network.stride) == expected
+
+
+def test_too_short_epochs_are_refused_with_the_length_needed():
+    with pytest.raises(ValueError, match="at least 75 samples at 250 Hz, got 64"):
+        TSConv(TSConvConfig(), SignalShape(63, 64, 250.0, 1), 16)
+
+
+def test_positions_are_ignored_and_people_matter_only_with_subject_layers():
+    torch.manual_seed(0)
+    shape = SignalShape(17, 64, 100.0, 2)
+    data, positions, subject = _inputs(shape)
+    plain = TSConv(TSConvConfig(), shape, 16).eval()
+    assert torch.equal(plain(data, positions, subject), plain(data, positions + 1, subject + 1))
+    people = TSConv(PRESETS["ts_conv_people"], shape, 16).eval()
+    assert torch.equal(people(data, positions, subject), people(data, positions, subject + 1))
+    with torch.no_grad():
+        people.people.weight[1] *= -1
+    assert not torch.allclose(people(data, positions, subject), people(data, positions, subject + 1))
