@@ -1,0 +1,75 @@
+"""What the routes need from whatever computes: the `Backend` protocol and the plain values that cross it.
+
+Two things implement it: `serving.workers.LocalBackend` in this process, and `serving.app.RayBackend` over deployments.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.epochs import SignalEpochs
+from serving.schema import BundleInfo, InputReport, Neighbour
+
+StepCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EmbeddedEpochs:
+    """Decoded embeddings of a request, one row per epoch that remains after averaging.
+
+    ``image_embeds`` is (n, d) float32 at CLIP's natural length; ``confidence`` is (n,) in [0, 1].
+    """
+
+    image_embeds: NDArray[np.float32]
+    confidence: NDArray[np.float64]
+    neighbours: tuple[tuple[Neighbour, ...], ...]
+    report: InputReport
+    stimulus: tuple[str, ...]
+    n_averaged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PictureOrder:
+    """How the pictures of a request are to be made."""
+
+    n_images: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Generated pictures, (n, n_images, h, w, 3) uint8, and the largest batch that one of them was made in."""
+
+    images: NDArray[np.uint8] = field(repr=False)
+    batch_size: int
+
+
+class Backend(Protocol):
+    """Computes what the routes answer with.
+
+    `embed` raises `EpochsMismatch` for recordings that do not fit, `asyncio.QueueFull` when too much waits, and
+    `ConnectionError` when the process that computed was lost.
+    """
+
+    async def describe(self) -> BundleInfo:
+        """Return the bundle being served."""
+        ...
+
+    async def ready(self) -> bool:
+        """Tell whether every model is loaded and warm."""
+        ...
+
+    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+        """Embed one recording, or an EEG and a MEG recording of the same stimuli."""
+        ...
+
+    async def generate(
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+    ) -> Pictures:
+        """Make pictures; cancelling the awaiting task stops the work at the next step."""
+        ...

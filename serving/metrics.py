@@ -1,0 +1,33 @@
+"""Prometheus metrics of one ingress process."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """Requests, refusals, latency per stage and batch sizes; its own registry, so several apps can live together."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "phosphene_requests", "Requests by route and status", ["route", "status"], registry=self._registry
+        )
+        self.refusals = Counter("phosphene_refusals", "Refusals by code", ["code"], registry=self._registry)
+        self.in_flight = Gauge("phosphene_in_flight", "Requests inside the service", registry=self._registry)
+        self.stage_seconds = Histogram(
+            "phosphene_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=self._registry
+        )
+        self.batch_size = Histogram(
+            "phosphene_batch_size", "Pictures denoised together", buckets=(1, 2, 4, 8, 16, 32), registry=self._registry
+        )
+        self.pictures = Counter("phosphene_pictures", "Pictures returned", registry=self._registry)
+
+    def count_refusal(self, code: str) -> None:
+        """Count one refusal."""
+        self.refusals.labels(code).inc()
+
+    def render(self) -> bytes:
+        """Return the Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,118 @@
+"""Refusals as problem-details JSON (RFC 9457), each with a stable code.
+
+A refusal is a starlette `HTTPException` whose detail is a `Problem`, so routes raise it like any other.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from serving.schema import MAX_FILES, FieldError, Problem
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+
+CODES: dict[str, tuple[int, str]] = {
+    "bad_field": (422, "A form field was refused"),
+    "bad_body": (400, "The body is not multipart form data"),
+    "no_file": (422, "No recording was sent"),
+    "too_many_files": (422, "Too many recordings were sent"),
+    "epochs_mismatch": (422, "The recording does not fit the bundle"),
+    "reading_timed_out": (422, "Reading the recording took too long"),
+    "reading_failed": (422, "The recording could not be read"),
+    "too_many_epochs": (422, "The recording holds too many epochs"),
+    "too_many_pictures": (422, "Too many pictures were asked for"),
+    "upload_too_large": (413, "The upload is too large"),
+    "too_many_requests": (429, "The service is busy"),
+    "queue_full": (503, "The queue of the models is full"),
+    "not_ready": (503, "The models are still loading"),
+    "replica_lost": (503, "The process that worked on the request was lost"),
+    "timed_out": (504, "The request took too long"),
+    "client_gone": (499, "The client left before the answer"),
+    "not_found": (404, "There is nothing at this address"),
+    "method_not_allowed": (405, "This address does not take this method"),
+    "internal_error": (500, "The service failed"),
+}
+_BY_STATUS = {400: "bad_body", 404: "not_found", 405: "method_not_allowed", 413: "upload_too_large"}
+
+
+def refusal(
+    code: str, detail: str, *, retry_after_s: int | None = None, errors: tuple[FieldError, ...] = ()
+) -> HTTPException:
+    """Build the exception that answers with `code`; the status and title follow from the code."""
+    status, title = CODES[code]
+    problem = Problem(
+        type=f"urn:phosphene:problem:{code}", title=title, status=status, detail=detail, code=code, errors=errors
+    )
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    # starlette types detail as str; the handlers below unpack the model
+    return HTTPException(status, detail=problem, headers=headers)  # type: ignore[arg-type]
+
+
+def problem_of(error: HTTPException) -> Problem:
+    """Return the problem that an exception carries, or describe a bare one raised by the framework."""
+    detail: object = error.detail
+    if isinstance(detail, Problem):
+        return detail
+    code = _BY_STATUS.get(error.status_code, "internal_error" if error.status_code >= 500 else "bad_field")
+    _, title = CODES[code]
+    return Problem(
+        type=f"urn:phosphene:problem:{code}", title=title, status=error.status_code, detail=str(detail), code=code
+    )
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Encode a problem."""
+    return Response(
+        problem.model_dump_json(),
+        status_code=problem.status,
+        media_type=PROBLEM_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def add_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
+    """Answer every refusal and failure of `app` with problem details; a traceback goes to the log only.
+
+    ``count(code)`` is called for each.
+    """
+
+    def answer(error: HTTPException) -> Response:
+        problem = problem_of(error)
+        count(problem.code)
+        return problem_response(problem, error.headers)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return answer(error)
+
+    async def on_bad_fields(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        errors = tuple(
+            FieldError(
+                field=".".join(str(part) for part in item["loc"] if part not in ("body", "query")),
+                message=item["msg"].removeprefix("Value error, "),
+            )
+            for item in error.errors()
+        )
+        kinds = {(item["loc"][-1], item["type"]) for item in error.errors()}
+        if ("file", "missing") in kinds:
+            return answer(refusal("no_file", "send one or two recordings as parts named 'file'", errors=errors))
+        if ("file", "too_long") in kinds:
+            sentence = f"at most {MAX_FILES} recordings are taken: one of EEG and one of MEG; send fewer parts"
+            return answer(refusal("too_many_files", sentence, errors=errors))
+        detail = "; ".join(f"{item.field}: {item.message}" for item in errors)
+        return answer(refusal("bad_field", detail, errors=errors))
+
+    async def on_failure(request: Request, error: Exception) -> Response:
+        logger.error("request failed", exc_info=error)
+        return answer(refusal("internal_error", "the service failed; the log has the reason"))
+
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_bad_fields)
+    app.add_exception_handler(Exception, on_failure)

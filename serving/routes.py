@@ -1,0 +1,235 @@
+"""The HTTP interface over a `Backend`: routes decode, call and encode.
+
+`create_app` needs no Ray, so the interface is tested in one process; `serving.app` puts it behind Ray Serve.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Form, Request, Response, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from serving.answers import Answers
+from serving.backend import Backend
+from serving.gate import Gate
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.problems import CODES, PROBLEM_TYPE, add_handlers, problem_of, refusal
+from serving.sandbox import Sandbox
+from serving.schema import (
+    EXAMPLE_EMBEDDING,
+    EXAMPLE_GENERATION,
+    MAX_FILES,
+    BundleList,
+    EmbeddingFields,
+    EmbeddingResponse,
+    GenerationFields,
+    GenerationResponse,
+    Problem,
+    Progress,
+)
+from serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+_PAGE = Path(__file__).with_name("static") / "index.html"
+_FILES = "one recording, or an EEG and a MEG recording of the same stimuli; the format is recognised by content"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+
+
+class GenerationForm(GenerationFields):
+    """The multipart form of a generation."""
+
+    file: list[UploadFile] = Field(min_length=1, max_length=MAX_FILES, description=_FILES)
+
+
+class EmbeddingForm(EmbeddingFields):
+    """The multipart form of an embedding."""
+
+    file: list[UploadFile] = Field(min_length=1, max_length=MAX_FILES, description=_FILES)
+
+
+def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox) -> ASGIApp:
+    """Build the ASGI application.
+
+    Parameters
+    ----------
+    settings : ServingSettings
+    backend : Backend
+        Embeds and generates.
+    sandbox : Sandbox
+        Reads uploads; started and closed with the application.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await sandbox.start()
+        yield
+        sandbox.close()
+
+    app = FastAPI(
+        title="phosphene",
+        summary="POST an epoch file of EEG or MEG, receive generated pictures and how far to trust them.",
+        lifespan=lifespan,
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    add_handlers(app, metrics.count_refusal)
+    _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
+    _add_state(app, backend, metrics)
+    _add_page(app, settings.example)
+    return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+
+
+def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float) -> None:
+    @app.post(
+        "/v1/generations",
+        response_model=GenerationResponse,
+        responses=_responses(EXAMPLE_GENERATION),
+        description="With `Accept: text/event-stream` the answer is a stream of `progress` events (stage, step, "
+        "n_steps) and one `result` or `problem` event.",
+    )
+    async def generations(
+        request: Request, form: Annotated[GenerationForm, Form(media_type="multipart/form-data")]
+    ) -> Response:
+        contents = [await part.read() for part in form.file]
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return StreamingResponse(
+                _events(request, answers, form, contents, metrics, timeout_s),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+        answer = await _finish(request, answers.generation(form, contents), timeout_s)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=_responses(EXAMPLE_EMBEDDING))
+    async def embeddings(
+        request: Request, form: Annotated[EmbeddingForm, Form(media_type="multipart/form-data")]
+    ) -> Response:
+        contents = [await part.read() for part in form.file]
+        answer = await _finish(request, answers.embedding(form, contents), timeout_s)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _add_state(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
+    @app.get("/v1/bundles")
+    async def bundles() -> BundleList:
+        await _require_ready(backend)
+        return BundleList(bundles=(await backend.describe(),))
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        await _require_ready(backend)
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _add_page(app: FastAPI, recording: Path | None) -> None:
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
+
+    @app.get("/example.npz", include_in_schema=False)
+    async def example() -> FileResponse:
+        if recording is None:
+            raise refusal("not_found", "this service was started without an example recording")
+        return FileResponse(recording, media_type="application/octet-stream")
+
+
+async def _require_ready(backend: Backend) -> None:
+    if not await backend.ready():
+        raise refusal("not_ready", "the models are still loading; try again in a few seconds", retry_after_s=3)
+
+
+async def _finish(request: Request, work: Coroutine[Any, Any, Value], timeout_s: float) -> Value:
+    """Await `work`, and cancel it when the time is up or the client has left."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        done, _ = await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            return task.result()
+        if gone in done:
+            raise refusal("client_gone", "the client left; the work was cancelled")
+        raise refusal("timed_out", f"the request took longer than {timeout_s:g} s; ask for fewer pictures or steps")
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(
+    request: Request,
+    answers: Answers,
+    form: GenerationForm,
+    contents: list[bytes],
+    metrics: Metrics,
+    timeout_s: float,
+) -> AsyncIterator[str]:
+    """Yield server-sent events: progress, then one result or problem."""
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+
+    async def work() -> GenerationResponse | Problem:
+        try:
+            return await _finish(request, answers.generation(form, contents, queue.put_nowait), timeout_s)
+        except HTTPException as error:
+            return problem_of(error)
+        except Exception as error:
+            logger.error("streamed request failed", exc_info=error)
+            return problem_of(refusal("internal_error", "the service failed; the log has the reason"))
+        finally:
+            queue.put_nowait(None)
+
+    task = asyncio.ensure_future(work())
+    try:
+        while (progress := await queue.get()) is not None:
+            yield f"event: progress\ndata: {progress.model_dump_json()}\n\n"
+        answer = await task
+        if isinstance(answer, Problem):
+            metrics.count_refusal(answer.code)
+        name = "problem" if isinstance(answer, Problem) else "result"
+        yield f"event: {name}\ndata: {answer.model_dump_json()}\n\n"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _responses(example: dict[str, object]) -> dict[int | str, dict[str, Any]]:
+    """Document the answer with an example, and every refusal with its codes."""
+    by_status: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": example}}}}
+    for code, (status, title) in CODES.items():
+        if status in (404, 405, 499):
+            continue
+        entry = by_status.setdefault(status, {"description": "", "content": {PROBLEM_TYPE: {}}})
+        entry["description"] += f"`{code}`: {title}. "
+        entry["content"][PROBLEM_TYPE] = {
+            "schema": Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
+            "example": Problem(
+                type=f"urn:phosphene:problem:{code}", title=title, status=status, detail=title, code=code
+            ).model_dump(),
+        }
+    return by_status

@@ -1,0 +1,187 @@
+"""Reading of uploads outside the service: one short-lived process per upload, forked from a warmed reader.
+
+`Sandbox` starts `python -m serving.parse_server`, which imports the readers once and then forks for
+every upload; the fork gets limits of memory, time, files and file size, and answers with plain npz bytes and JSON.
+The reader is its own executed process so that a fork inherits neither sockets nor models of the service.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoders.epochs import SignalEpochs
+from serving.schema import CutWindow
+from serving.settings import ParseLimits
+
+_HEADER = struct.Struct("!I")
+_MAX_HEADER = 1 << 20
+_START_TIMEOUT_S = 120.0
+# A child may answer with this many bytes per byte received, plus a constant: npz holds float32 where files may hold
+# 16-bit samples or be compressed.
+_ANSWER_RATIO = 16
+_ANSWER_MARGIN = 64 << 20
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why an upload was not read; `code` is one of `serving.problems.CODES`."""
+
+    code: str
+    detail: str
+
+
+class Sandbox:
+    """Read uploads in processes that hold neither a model nor a connection.
+
+    Parameters
+    ----------
+    limits : ParseLimits
+        What one upload may use.
+    max_epochs : int
+        Files with more epochs are refused.
+    """
+
+    def __init__(self, limits: ParseLimits, *, max_epochs: int) -> None:
+        self._limits = limits
+        self._max_epochs = max_epochs
+        self._places = asyncio.Semaphore(limits.n_processes)
+        self._folder = Path(tempfile.mkdtemp(prefix="phosphene-read-"))
+        self._server: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the reader and wait until it has imported everything."""
+        async with self._starting:
+            if self._server is None or self._server.poll() is not None:
+                self._server = await asyncio.to_thread(self._spawn)
+
+    def close(self) -> None:
+        """End the reader and remove its folder."""
+        if self._server is not None:
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            try:
+                self._server.wait(timeout=5.0)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+            if self._server.stdout is not None:
+                self._server.stdout.close()
+            self._server = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def read(
+        self, content: bytes, *, onsets: Sequence[float] | None = None, window: CutWindow | None = None
+    ) -> SignalEpochs | Refused:
+        """Read one uploaded file.
+
+        Parameters
+        ----------
+        content : bytes
+            The file; its format is recognised by content, its name plays no part.
+        onsets : sequence of float, optional
+            Where to cut a continuous file, in seconds.
+        window : CutWindow, optional
+            How to filter and cut a continuous file.
+
+        Returns
+        -------
+        SignalEpochs or Refused
+        """
+        request: dict[str, object] = {
+            "onsets": list(onsets) if onsets else None,
+            "window": (window or CutWindow()).model_dump(),
+            "n_bytes": len(content),
+        }
+        async with self._places:
+            started = asyncio.get_running_loop().time()
+            try:
+                answer = await asyncio.wait_for(self._ask(request, content), self._limits.wall_s + 2.0)
+            except TimeoutError:
+                answer = None
+            elapsed = asyncio.get_running_loop().time() - started
+        if answer is None:
+            return self._silent(elapsed)
+        header, body = answer
+        if header["code"] != "ok":
+            return Refused(str(header["code"]), str(header["detail"]))
+        # The answer of a process that read hostile bytes is itself checked: plain arrays, validated on construction.
+        try:
+            return SignalEpochs.from_bytes(body)
+        except (ValueError, KeyError, OSError, EOFError):
+            return Refused("reading_failed", "the reader gave back something that is not a recording")
+
+    def _silent(self, elapsed: float) -> Refused:
+        if elapsed >= self._limits.wall_s - 0.5:
+            return Refused(
+                "reading_timed_out",
+                f"reading the file took longer than {self._limits.wall_s:g} s; send a shorter recording",
+            )
+        return Refused(
+            "reading_failed",
+            f"the process that read the file ended early: it crashed, or used more than {self._limits.cpu_s} s of "
+            f"processor time or the memory allowed; send a shorter or an undamaged recording",
+        )
+
+    async def _ask(self, request: dict[str, object], content: bytes) -> tuple[dict[str, object], bytes] | None:
+        """Send one upload; None if the connection ended without an answer."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._folder / "s")
+        except OSError:
+            await self.start()
+            reader, writer = await asyncio.open_unix_connection(self._folder / "s")
+        try:
+            head = json.dumps(request).encode()
+            writer.write(_HEADER.pack(len(head)) + head)
+            writer.write(content)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            return await _receive(reader, _ANSWER_RATIO * len(content) + _ANSWER_MARGIN)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        finally:
+            writer.close()
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        for old in self._folder.iterdir():
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in os.environ}
+        # a replica may run in any working folder, so the packages are found where this file lies
+        keep |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+        keep |= {"OPENBLAS_NUM_THREADS": "1", "TMPDIR": str(self._folder), "MNE_DONTWRITE_HOME": "true"}
+        server = subprocess.Popen(
+            [sys.executable, "-m", "serving.parse_server", str(self._folder), self._limits.model_dump_json()]
+            + [str(self._max_epochs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=keep,
+            cwd=self._folder,
+            start_new_session=True,
+        )
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if line.strip() != b"ready":
+            server.kill()
+            server.wait()
+            raise RuntimeError("the upload reader did not start; run `python -m serving.parse_server` to see why")
+        return server
+
+
+async def _receive(reader: asyncio.StreamReader, max_bytes: int) -> tuple[dict[str, object], bytes] | None:
+    (n_head,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+    if n_head > _MAX_HEADER:
+        return None
+    header = json.loads(await reader.readexactly(n_head))
+    n_bytes = int(header["n_bytes"])
+    if not 0 <= n_bytes <= max_bytes:
+        return {"code": "too_many_epochs", "detail": "the recording is too large once read; send a shorter one"}, b""
+    return header, await reader.readexactly(n_bytes)

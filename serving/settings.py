@@ -1,0 +1,66 @@
+"""Typed settings of the service: one model for the whole application, and one per kind of replica.
+
+The values an operator may lower (upload size, epochs) are capped by the constants in `serving.schema`,
+because the published schema quotes those caps.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serving.schema import MAX_EPOCHS, MAX_UPLOAD_MB
+
+
+class ReplicaSettings(BaseModel):
+    """How many replicas a deployment has and what each may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_replicas: int = Field(1, ge=1, description="replicas at start")
+    max_replicas: int = Field(0, ge=0, description="autoscale from n_replicas up to this many; 0 keeps n_replicas")
+    num_cpus: float = Field(1.0, ge=0.0)
+    num_gpus: float = Field(0.0, ge=0.0)
+    max_ongoing_requests: int = Field(16, ge=1, description="requests one replica works on at a time")
+    max_queued_requests: int = Field(64, ge=1, description="requests that wait for a replica before 503")
+
+    @model_validator(mode="after")
+    def _scales_up(self) -> "ReplicaSettings":
+        if self.max_replicas and self.max_replicas <= self.n_replicas:
+            raise ValueError(
+                f"max_replicas must be 0 or above n_replicas, got {self.max_replicas} with n_replicas "
+                f"{self.n_replicas}; "
+                "a deployment scales between the two"
+            )
+        return self
+
+
+class ParseLimits(BaseModel):
+    """What one upload may use while it is read in its own process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wall_s: float = Field(15.0, gt=0.0)
+    cpu_s: int = Field(10, ge=1)
+    memory_mb: int = Field(256, ge=32, description="address space beyond the idle reader and six times the upload")
+    n_files_open: int = Field(64, ge=16)
+    n_processes: int = Field(4, ge=1, description="uploads read at the same time")
+
+
+class ServingSettings(BaseModel):
+    """Everything the application needs: a bundle, where to listen, and its limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    example: Path | None = Field(None, description="a recording that the web page offers to try")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    encoder: ReplicaSettings = ReplicaSettings()
+    generator: ReplicaSettings = ReplicaSettings()
+    parse: ParseLimits = ParseLimits()
+    max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
+    batch_wait_ms: float = Field(5.0, ge=0.0, description="how long the first picture of a batch waits for others")
+    max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")
+    max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
+    max_epochs: int = Field(MAX_EPOCHS, ge=1, le=MAX_EPOCHS)
+    request_timeout_s: float = Field(120.0, gt=0.0)

@@ -1,0 +1,179 @@
+"""What the two model deployments do, free of Ray: one embeds recordings, one makes pictures in batches.
+
+`LocalBackend` runs both in this process, for benchmarks and tests of everything but Ray.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.epochs import SignalEpochs
+from generation.bundle import Bundle
+from generation.gallery import Gallery
+from generation.gallery import Neighbour as GalleryNeighbour
+from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from serving.batching import Batcher
+from serving.rendering import encode_png, to_base64
+from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
+from serving.settings import ServingSettings
+
+
+@dataclass(frozen=True)
+class PictureItem:
+    """One picture to make: its embedding (d,) float32 and its seed."""
+
+    image_embeds: NDArray[np.float32] = field(repr=False)
+    seed: int
+
+
+def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
+    """Describe a bundle to clients."""
+    manifest, decoder = bundle.manifest, decoder_config(bundle)
+    return BundleInfo(
+        id=manifest.id,
+        schema_version=manifest.schema_version,
+        data_statement=manifest.data_statement,
+        modalities=manifest.modalities,
+        subjects=manifest.subjects,
+        embed_dim=manifest.embed_dim,
+        image_size=manifest.image_size,
+        preprocessing_hash=manifest.preprocessing_hash,
+        window=CutWindow(**manifest.window.model_dump()),
+        num_inference_steps=decoder.num_inference_steps,
+        guidance_scale=decoder.guidance_scale,
+        scores=dict(manifest.scores),
+        limits=limits,
+    )
+
+
+class EncoderWorker:
+    """Holds the encoders and the gallery of a bundle; constructed warm."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._pipeline = ReconstructionPipeline(settings.bundle, embedding_only=True)
+        limits = Limits(max_upload_mb=settings.max_upload_mb, max_epochs=settings.max_epochs)
+        self.info = bundle_info(self._pipeline.bundle, limits)
+        self._thumbnails = _Thumbnails(self._pipeline.gallery)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+
+    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+        """Embed the recordings of one request, off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._embed, recordings, subject or None, average)
+
+    def _embed(self, recordings: Sequence[SignalEpochs], subject: str | None, average: bool) -> EmbeddedEpochs:
+        result: EmbeddingResult = self._pipeline.embed(recordings, subject=subject, average=average)
+        return EmbeddedEpochs(
+            image_embeds=result.image_embeds,
+            confidence=np.asarray(result.confidence, dtype=np.float64),
+            neighbours=tuple(tuple(map(self._thumbnails.neighbour, near)) for near in result.neighbours),
+            report=InputReport(
+                modalities=result.report.modalities,
+                subject=result.report.subject,
+                interpolated=result.report.interpolated,
+                dropped=result.report.dropped,
+                warnings=result.report.warnings,
+            ),
+            stimulus=result.stimulus,
+            n_averaged=result.n_averaged,
+        )
+
+
+class GeneratorWorker:
+    """Holds the image decoder of a bundle and batches the pictures of concurrent requests; constructed warm."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._pipeline = ReconstructionPipeline(settings.bundle, decoder_only=True)
+        self._batcher: Batcher[PictureItem, NDArray[np.uint8]] = Batcher(
+            self._run,
+            max_batch_size=settings.max_batch_size,
+            max_wait_s=settings.batch_wait_ms / 1000.0,
+            max_waiting=settings.generator.max_ongoing_requests,
+        )
+        # one step of a batch of each end, so that memory and kernels are ready before the first request
+        probe = np.ones((settings.max_batch_size, self._pipeline.bundle.manifest.embed_dim), dtype=np.float32)
+        for n in sorted({1, settings.max_batch_size}):
+            self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1)
+
+    async def generate(
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+    ) -> Pictures:
+        """Make the pictures of one request; each has its own seed, so batches do not change what it shows."""
+        items = [
+            PictureItem(row, seed_for(order.seed, epoch, image))
+            for epoch, row in enumerate(image_embeds)
+            for image in range(order.n_images)
+        ]
+        results = await self._batcher.submit(
+            items, key=(order.num_inference_steps, order.guidance_scale), on_step=on_step
+        )
+        images = np.stack([result.value for result in results])
+        return Pictures(
+            images=images.reshape(len(image_embeds), order.n_images, *images.shape[1:]),
+            batch_size=max(result.batch_size for result in results),
+        )
+
+    async def aclose(self) -> None:
+        """Stop batching."""
+        await self._batcher.aclose()
+
+    def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[NDArray[np.uint8]]:
+        assert isinstance(key, tuple)
+        num_inference_steps, guidance_scale = key
+        images = self._pipeline.decode(
+            np.stack([item.image_embeds for item in items]),
+            seeds=[item.seed for item in items],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            on_step=on_step,
+        )
+        return list(images)
+
+
+class LocalBackend:
+    """Both workers in this process."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._encoder = EncoderWorker(settings)
+        self._generator = GeneratorWorker(settings)
+
+    async def describe(self) -> BundleInfo:
+        """Return the bundle being served."""
+        return self._encoder.info
+
+    async def ready(self) -> bool:
+        """Constructed means ready."""
+        return True
+
+    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+        """Embed recordings."""
+        return await self._encoder.embed(recordings, subject=subject, average=average)
+
+    async def generate(
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+    ) -> Pictures:
+        """Make pictures."""
+        return await self._generator.generate(image_embeds, order, on_step)
+
+
+class _Thumbnails:
+    """Gallery pictures as base64 PNGs, encoded when first shown."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._encoded: dict[int, str] = {}
+
+    def neighbour(self, near: GalleryNeighbour) -> Neighbour:
+        if near.index not in self._encoded:
+            self._encoded[near.index] = to_base64(encode_png(self._gallery.thumbs[near.index]))
+        return Neighbour(
+            name=near.name,
+            caption=near.caption,
+            similarity=near.similarity,
+            thumbnail=self._encoded[near.index],
+        )

@@ -1,0 +1,121 @@
+"""A backend without models, and a server around it, for tests of everything between HTTP and the models."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+
+from encoders.epochs import EpochsMismatch, SignalEpochs
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from serving.cluster import free_port
+from serving.rendering import encode_png, to_base64
+from serving.routes import create_app
+from serving.sandbox import Sandbox
+from serving.schema import BundleInfo, CutWindow, InputReport, Neighbour
+from serving.settings import ServingSettings
+
+CH_NAMES = ("Fp1", "Fz", "Cz", "C3", "C4", "Pz", "P3", "P4", "O1", "Oz", "O2")
+IMAGE_SIZE = 32
+INFO = BundleInfo(
+    id="fake-1",
+    schema_version=1,
+    data_statement="Everything here is simulated.",
+    modalities=("eeg",),
+    subjects=("sim-01",),
+    embed_dim=8,
+    image_size=IMAGE_SIZE,
+    preprocessing_hash="0" * 64,
+    window=CutWindow(),
+    num_inference_steps=4,
+    guidance_scale=2.0,
+)
+
+
+class FakeBackend:
+    """Embeds by averaging named channels and paints one colour per seed; counts what was started and ended."""
+
+    def __init__(self, *, step_s: float = 0.0) -> None:
+        self.step_s = step_s
+        self.n_started = 0
+        self.n_finished = 0
+        self.is_ready = True
+        self.failure: Exception | None = None
+
+    async def describe(self) -> BundleInfo:
+        return INFO
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+        if self.failure is not None:
+            raise self.failure
+        epochs = recordings[0].average_repetitions() if average else recordings[0]
+        missing = [name for name in CH_NAMES if name not in epochs.ch_names]
+        if missing:
+            raise EpochsMismatch(f"the recording lacks the channels {missing}; record or interpolate them")
+        means = epochs.pick(CH_NAMES).data.mean(axis=2)
+        thumbnail = to_base64(encode_png(np.full((8, 8, 3), 200, dtype=np.uint8)))
+        near = (Neighbour(name="scene-1", caption="a red star on grass", similarity=0.5, thumbnail=thumbnail),)
+        return EmbeddedEpochs(
+            image_embeds=np.ascontiguousarray(means[:, : INFO.embed_dim], dtype=np.float32),
+            confidence=np.linspace(0.2, 0.999, epochs.n_epochs),
+            neighbours=(near,) * epochs.n_epochs,
+            report=InputReport(modalities=("eeg",), dropped=tuple(sorted(set(epochs.ch_names) - set(CH_NAMES)))),
+            stimulus=epochs.stimulus,
+            n_averaged=epochs.n_averaged,
+        )
+
+    async def generate(
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+    ) -> Pictures:
+        self.n_started += 1
+        for step in range(order.num_inference_steps):
+            await asyncio.sleep(self.step_s)
+            if on_step is not None:
+                on_step(step + 1, order.num_inference_steps)
+        self.n_finished += 1
+        shape = (len(image_embeds), order.n_images, IMAGE_SIZE, IMAGE_SIZE, 3)
+        return Pictures(np.random.default_rng(order.seed).integers(0, 255, shape).astype(np.uint8), 1)
+
+
+def make_epochs(n_epochs: int = 2, *, ch_names: Sequence[str] = CH_NAMES, seed: int = 0) -> SignalEpochs:
+    """Make EEG epochs of 10 uV noise whose channels depend on their names only."""
+    columns = [
+        np.random.default_rng((seed, sum(map(ord, name)))).normal(scale=1e-5, size=(n_epochs, 100)) for name in ch_names
+    ]
+    return SignalEpochs(
+        data=np.stack(columns, axis=1).astype(np.float32),
+        sfreq=100.0,
+        tmin=-0.1,
+        ch_names=tuple(ch_names),
+        ch_types=("eeg",) * len(ch_names),
+        positions=np.full((len(ch_names), 3), np.nan, dtype=np.float32),
+        stimulus=tuple(f"scene {index // 2}" for index in range(n_epochs)),
+    )
+
+
+@contextmanager
+def fake_service(settings: ServingSettings, backend: FakeBackend) -> Iterator[str]:
+    """Run the interface over `backend` in a thread; yield its base URL."""
+    port = free_port()
+    sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings, backend, sandbox), host="127.0.0.1", port=port, log_level="error")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60.0
+    while not server.started:
+        assert time.monotonic() < deadline and thread.is_alive(), "the server did not start"
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10.0)
