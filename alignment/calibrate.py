@@ -29,7 +29,7 @@ def surrogates(epochs: SignalEpochs, kind: SurrogateKind, seed: int) -> SignalEp
     kind : "phase", "shuffle" or "white"
         Random Fourier phases, the same for all sensors of an epoch, so that spectra and the covariance between
         sensors stay; sensors in random order per epoch (within each kind of sensor); or white noise with each
-        sensor's mean and standard deviation.
+        sensor's standard deviation. "phase" and "white" multiply the mean over the window by normal numbers.
     seed : int
 
     Returns
@@ -134,6 +134,8 @@ def _random_phases(epochs: SignalEpochs, generator: np.random.Generator) -> NDAr
     turn = np.exp(2j * np.pi * generator.random((epochs.n_epochs, 1, spectrum.shape[2])))
     if epochs.n_times % 2 == 0:  # the Nyquist coefficient of a real signal is real
         turn[..., -1] = np.sign(turn[..., -1].real)
+    # the mean over the window is part of the response too: random strength, one for all sensors
+    mean = mean * generator.standard_normal((epochs.n_epochs, 1, 1))
     changed: NDArray[np.float64] = np.fft.irfft(spectrum * turn, n=epochs.n_times, axis=2) + mean
     return changed
 
@@ -151,6 +153,7 @@ def _shuffled_sensors(epochs: SignalEpochs, generator: np.random.Generator) -> N
 def _white_noise(epochs: SignalEpochs, generator: np.random.Generator) -> NDArray[np.float64]:
     mean = epochs.data.mean(axis=2, keepdims=True, dtype=np.float64)
     spread = epochs.data.std(axis=2, keepdims=True, dtype=np.float64)
+    mean = mean * generator.standard_normal(mean.shape)
     noise: NDArray[np.float64] = mean + spread * generator.standard_normal(epochs.data.shape)
     return noise
 

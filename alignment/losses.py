@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alignment.runtime import full_precision
+
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -17,6 +19,7 @@ class AlignmentLossConfig(BaseModel):
 
     contrastive_weight: float = Field(default=0.8, ge=0, le=1, description="the rest goes to the mean squared error")
     initial_temperature: float = Field(default=0.07, gt=0.01, lt=1)
+    image_map: bool = Field(default=True, description="train a linear map on the picture's side as well")
 
 
 class LogitScale(nn.Module):
@@ -70,7 +73,7 @@ def info_nce(
     Radford et al. 2021, arXiv:2103.00020, figure 3.
     """
     _check_pair(brain_embeds, image_embeds)
-    with torch.autocast(brain_embeds.device.type, enabled=False):
+    with full_precision(brain_embeds.device):
         brain = functional.normalize(brain_embeds.float(), dim=-1)
         image = functional.normalize(image_embeds.float(), dim=-1)
         logits = logit_scale.float() * brain @ image.T
@@ -112,8 +115,21 @@ def combined_loss(
     logit_scale: Tensor,
     contrastive_weight: float,
     stimulus: Tensor | None = None,
+    *,
+    compared: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mix both losses: ``w * info_nce + (1 - w) * mse``.
+
+    Parameters
+    ----------
+    brain_embeds, image_embeds : Tensor, (n, d), float32
+    logit_scale : Tensor, ()
+    contrastive_weight : float
+        The ``w`` above.
+    stimulus : Tensor, (n,), int64, optional
+        See `info_nce`.
+    compared : Tensor, (n, d), float32, optional
+        What the contrastive part sees in place of ``image_embeds``, for example the output of a learned map.
 
     Returns
     -------
@@ -121,7 +137,7 @@ def combined_loss(
     parts : dict of str to Tensor
         ``contrastive`` and ``mse``, detached, for the log.
     """
-    contrastive = info_nce(brain_embeds, image_embeds, logit_scale, stimulus)
+    contrastive = info_nce(brain_embeds, image_embeds if compared is None else compared, logit_scale, stimulus)
     squared = mse(brain_embeds, image_embeds)
     loss = contrastive_weight * contrastive + (1 - contrastive_weight) * squared
     return loss, {"contrastive": contrastive.detach(), "mse": squared.detach()}

@@ -1,7 +1,7 @@
 """Pairs of brain signal and image embedding, with splits whose concepts (and pictures) do not overlap.
 
 Recordings are simulated here from a file of targets; a public data set would fill the same `Pairs`. Signals are kept
-as float16 after preprocessing, where values lie within +-20, to halve the memory; they leave as float32.
+in half precision after preprocessing, where values lie within +-20, to halve the memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from alignment.runtime import STORED_SIGNAL
 from encoders.epochs import SignalEpochs
 from encoders.preprocess import Preprocessor
 
@@ -45,7 +46,7 @@ class Pairs:
 
     Attributes
     ----------
-    data : mapping of str to ndarray, (n, n_channels, n_times), float16
+    data : mapping of str to ndarray, (n, n_channels, n_times), ``STORED_SIGNAL``
         Per modality.
     subject : ndarray, (n,), int64
         Index of the person.
@@ -55,7 +56,7 @@ class Pairs:
         Presentations averaged in each row.
     """
 
-    data: Mapping[str, NDArray[np.float16]]
+    data: Mapping[str, NDArray[Any]]
     subject: Ints
     target: Ints
     n_averaged: int
@@ -162,12 +163,12 @@ def record_pairs(
     """
     rows = len(embeds) * (1 if average else n_repetitions)
     target = np.repeat(np.arange(len(embeds)), 1 if average else n_repetitions)
-    data: dict[str, NDArray[np.float16]] = {}
+    data: dict[str, NDArray[Any]] = {}
     bar = tqdm(total=len(preprocessors) * n_subjects, desc="recordings", disable=not progress, mininterval=1.0)
     for modality, preprocessor in preprocessors.items():
         layout = preprocessor.layout.name
         shape = (n_subjects * rows, preprocessor.layout.n_channels, preprocessor.config.n_times)
-        data[modality] = np.empty(shape, np.float16)
+        data[modality] = np.empty(shape, STORED_SIGNAL)
         for subject in range(n_subjects):
             epochs = presentations(recorder, embeds, modality, layout, subject, n_repetitions, seed)
             epochs = epochs.average_repetitions() if average else epochs

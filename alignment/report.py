@@ -107,7 +107,8 @@ def test_report(
 
 def summary(scores: Mapping[str, Any]) -> str:
     """Lay out a report's top-1 figures as a table for the terminal."""
-    lines = [f"{'input':10}{'epochs':14}{'network':>9}{'ridge':>9}{'ideal':>9}{'ratio':>8}{'unknown':>9}  95 % of network"]
+    columns = f"{'network':>9}{'ridge':>9}{'ideal':>9}{'ratio':>8}{'unknown':>9}"
+    lines = [f"{'input':10}{'epochs':14}{columns}  95 % of network"]
     for key, by_label in scores.items():
         for label, table in by_label.items():
             low, high = table["network"]["interval_top_1"]

@@ -16,6 +16,15 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 Precision = Literal["launcher", "no", "bf16"]
+STORED_SIGNAL = np.float16
+"""How preprocessed signals (within +-20) are kept in memory; they are computed with as float32."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 inside an autocast region, as losses and metrics do."""
+    with torch.autocast(device.type, enabled=False):
+        yield
 
 
 class _GatherWithGrad(torch.autograd.Function):

@@ -1,9 +1,11 @@
-"""The coordinates in which brain and picture are compared: CLIP vectors of length 1, centred on the training mean.
+"""The coordinates in which brain and picture are compared.
 
-CLIP embeddings share a large common part. It says nothing about the picture, but would dominate every cosine.
+CLIP vectors are brought to length 1, centred on the training mean (the large part that all pictures share says nothing
+about one of them) and passed through a linear map. The map starts as the identity and is trained with the encoders: a
+brain does not see all directions of the CLIP space equally well, and a plain cosine would count them as if it did.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TargetSpace:
-    """Statistics of the training targets.
+    """Statistics of the training targets, and the map.
 
     Attributes
     ----------
@@ -25,37 +27,46 @@ class TargetSpace:
         Root mean square of the centred, normalised embeddings.
     mean, std : ndarray, (d,), float32
         Of the raw embeddings.
+    basis : ndarray, (d, d), float32
+        The map: ``standardised @ basis`` is compared with brain embeddings.
     """
 
     centre: Float
     scale: Float
     mean: Float
     std: Float
+    basis: Float
 
     @classmethod
     def fit(cls, image_embeds: Float) -> "TargetSpace":
-        """Learn the statistics from raw training embeddings (n, d)."""
+        """Learn the statistics from raw training embeddings (n, d); the map is the identity."""
         unit = _unit(image_embeds)
         centre = unit.mean(axis=0)
         scale = np.sqrt(np.square(unit - centre).mean(keepdims=True))[0]
         raw = image_embeds.astype(np.float64)
-        mean, std = raw.mean(axis=0), raw.std(axis=0)
-        return cls(*(np.asarray(one, dtype=np.float32) for one in (centre, scale, mean, std)))
+        parts = (centre, scale, raw.mean(axis=0), raw.std(axis=0), np.eye(len(centre)))
+        return cls(*(np.asarray(one, dtype=np.float32) for one in parts))
+
+    def with_basis(self, basis: Float) -> "TargetSpace":
+        """Return the same statistics with a trained map."""
+        return replace(self, basis=np.ascontiguousarray(basis, dtype=np.float32))
 
     @property
     def embed_dim(self) -> int:
         return len(self.centre)
 
     def standardise(self, image_embeds: Float) -> Float:
-        """Map raw embeddings (n, d) to training targets: normalised, centred, unit variance on average."""
+        """Map raw embeddings (n, d): normalised, centred, unit variance on average; before the linear map."""
         return np.asarray((_unit(image_embeds) - self.centre) / self.scale, dtype=np.float32)
 
     def similarity(self, brain_embeds: Float, image_embeds: Float) -> Float:
         """Compare brain embeddings (n, d) with raw image embeddings (m, d): cosines (n, m)."""
-        return cosine_similarity(brain_embeds, self.standardise(image_embeds))
+        return cosine_similarity(brain_embeds, self.standardise(image_embeds) @ self.basis)
 
     def arrays(self) -> dict[str, Float]:
-        return {"centre": self.centre, "scale": self.scale, "mean": self.mean, "std": self.std}
+        return {
+            "centre": self.centre, "scale": self.scale, "mean": self.mean, "std": self.std, "basis": self.basis,
+        }  # fmt: skip
 
 
 def _unit(image_embeds: Float) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
     accelerate launch -m alignment.train --config configs/demo.yaml --run-dir out/brain
 
-One process or several; continues a killed run. The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
+One process or several; continues a killed run. (``accelerate-launch``, the same program, also starts where torchvision
+does not load, see `alignment.torchvision_shim`.) The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
 ``brain/`` (the exported `BrainModel`) and ``report.json``. Expected time and scores stand in the config file. The test
 split is read once, for the report, after selection on validation pictures has ended.
 """
@@ -92,19 +93,24 @@ class AlignmentModule(nn.Module):
     The fused term does not reach into the encoders, so each of them stays as good as one trained alone.
     """
 
-    def __init__(self, fusion: LateFusion, positions: Mapping[str, Tensor], initial_temperature: float) -> None:
+    def __init__(self, fusion: LateFusion, positions: Mapping[str, Tensor], config: AlignmentLossConfig) -> None:
         super().__init__()
         self.fusion = fusion
         self.positions = dict(positions)
-        self.scale = LogitScale(initial_temperature)
+        self.scale = LogitScale(config.initial_temperature)
+        self.image_map = nn.Linear(fusion.embed_dim, fusion.embed_dim, bias=False)
+        nn.init.eye_(self.image_map.weight)
+        self.image_map.requires_grad_(config.image_map)
 
-    def forward(self, data: Mapping[str, Tensor], subject: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         embeds, available = self.fusion.embed_each(data, self.positions, subject)
         answers = dict(embeds)
         if len(embeds) > 1:
             apart = {name: one.detach() for name, one in embeds.items()}
             answers[combination(list(embeds))] = self.fusion.combine(apart, available)
-        return answers, self.scale()
+        return answers, self.image_map(target), self.scale()
 
 
 class BrainTraining:
@@ -137,7 +143,7 @@ class BrainTraining:
             self.preprocessors, self.encoders, config.fusion, config.simulation.n_subjects, self.space.embed_dim
         )
         self.positions = sensor_positions(self.preprocessors, runtime)
-        self.module = AlignmentModule(fusion, self.positions, config.loss.initial_temperature)
+        self.module = AlignmentModule(fusion, self.positions, config.loss)
         self.targets = torch.from_numpy(self.space.standardise(self.train_embeds))
 
     @property
@@ -157,13 +163,13 @@ class BrainTraining:
         }
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, logit_scale = module(batch["data"], batch["subject"])
-        target, stimulus = map(self.runtime.gather_with_grad, (batch["target"], batch["stimulus"]))
+        answers, compared, logit_scale = module(batch["data"], batch["subject"], batch["target"])
+        gather = self.runtime.gather_with_grad
+        target, compared, stimulus = map(gather, (batch["target"], compared, batch["stimulus"]))
         weight = self.config.loss.contrastive_weight
         losses, logs = [], {"logit_scale": logit_scale.detach()}
         for name, embeds in answers.items():
-            gathered = self.runtime.gather_with_grad(embeds)
-            loss, parts = combined_loss(gathered, target, logit_scale, weight, stimulus)
+            loss, parts = combined_loss(gather(embeds), target, logit_scale, weight, stimulus, compared=compared)
             losses.append(loss)
             logs |= {f"{name}_{part}": value for part, value in parts.items()}
         return torch.stack(losses).mean(), logs
@@ -171,10 +177,11 @@ class BrainTraining:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Score every combination on validation pictures; ``score`` is the mean top-1."""
         assert isinstance(module, AlignmentModule)
+        space = _mapped(self.space, module)
         scores = {}
         for names in self.combinations:
             embeds = self.encode(module.fusion, self.val, names)
-            report = report_similarity(self.space.similarity(embeds, self.val_embeds), self.val.target, n_bootstrap=1)
+            report = report_similarity(space.similarity(embeds, self.val_embeds), self.val.target, n_bootstrap=1)
             scores[f"{combination(names)}_top_1"] = report.top_1
             scores[f"{combination(names)}_two_way"] = report.two_way
         top_1 = [value for name, value in scores.items() if name.endswith("_top_1")]
@@ -196,8 +203,9 @@ class BrainTraining:
             fits[combination(names)] = fit_projection(answers, shown, (held_out, expected), mean)
         projector = Projector({k: one[0] for k, one in fits.items()}, {k: one[1] for k, one in fits.items()}, mean)
         subjects = [f"sim-{index + 1:02d}" for index in range(self.config.simulation.n_subjects)]
+        space = _mapped(self.space, self.module)
         model = BrainModel(
-            self.preprocessors, self.encoders, self.config.fusion, subjects, self.space, projector, self.runtime
+            self.preprocessors, self.encoders, self.config.fusion, subjects, space, projector, self.runtime
         )
         model.load_weights(fusion.state_dict())
         return model
@@ -266,6 +274,10 @@ def main() -> None:
     report = train(config, arguments.run_dir or Path("out") / arguments.config.stem, resume=arguments.resume)
     if report:
         print(summary(report["scores"]))
+
+
+def _mapped(space: TargetSpace, module: AlignmentModule) -> TargetSpace:
+    return space.with_basis(module.image_map.weight.detach().cpu().numpy().T)
 
 
 def _spread_over_concepts(split: TargetSplit, n: int) -> NDArray[np.float32]:

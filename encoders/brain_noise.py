@@ -9,16 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular, toeplitz
 
+from encoders.lead_fields import brain_grid, lead_field
+from encoders.sensors import standard_layout
+
 Array = NDArray[np.float64]
 
+BACKGROUND_MOMENT = 6e-9
+"""Strength in A m of each background dipole: three at every grid point, about 11 uV and 350 fT in all."""
+SENSOR_SHARE = 0.3
+"""Power of the sensors' own noise over the mean background power of the same kind of channel."""
+N_ALPHA = 12
+ALPHA_MOMENT = 40e-9
+ALPHA_SEED = 20
 CORNER_HZ = 0.5
 WHITE_SHARE = 0.15
 ALPHA_HZ = (10.0, 1.0)
+"""Centre and spread of the alpha band."""
 _CHUNK = 256
 
 
@@ -74,9 +86,8 @@ class BrainNoise:
         """Return the full covariance, (n_channels * n_times) squared; for tests on small arrays."""
         background = self.background @ self.background.T
         alpha = self.alpha @ self.alpha.T
-        total: Array = np.kron(background, self.background_times @ self.background_times.T)
-        total += np.kron(alpha, self.alpha_times @ self.alpha_times.T)
-        return total
+        pink = np.kron(background, self.background_times @ self.background_times.T)
+        return np.asarray(pink + np.kron(alpha, self.alpha_times @ self.alpha_times.T), dtype=np.float64)
 
 
 def build_noise(background: Array, alpha: Array, n_times: int, sfreq: float) -> BrainNoise:
@@ -97,9 +108,9 @@ def build_noise(background: Array, alpha: Array, n_times: int, sfreq: float) -> 
     -------
     BrainNoise
     """
-    factor = np.linalg.cholesky(background)
+    factor: Array = np.linalg.cholesky(background).astype(np.float64)
     pink, rhythm = _correlation(_pink, n_times, sfreq), _correlation(_rhythm, n_times, sfreq)
-    pink_factor = np.linalg.cholesky(pink)
+    pink_factor: Array = np.linalg.cholesky(pink).astype(np.float64)
     patterns = solve_triangular(factor, alpha, lower=True)
     space_values, space_vectors = np.linalg.eigh(patterns @ patterns.T)
     half_white = solve_triangular(pink_factor, rhythm, lower=True)
@@ -114,6 +125,41 @@ def build_noise(background: Array, alpha: Array, n_times: int, sfreq: float) -> 
         time=solve_triangular(pink_factor, time_vectors, lower=True, trans="T").T,
         variance=1.0 + np.outer(np.maximum(space_values, 0.0), np.maximum(time_values, 0.0)),
     )
+
+
+@lru_cache(maxsize=8)
+def layout_noise(layout_name: str, n_times: int, sfreq: float) -> BrainNoise:
+    """Return the noise of a standard layout at scale 1; all people share it.
+
+    Parameters
+    ----------
+    layout_name : str
+        See `encoders.sensors.standard_layout`.
+    n_times : int
+        Samples per epoch.
+    sfreq : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    BrainNoise
+        Background dipoles fill the brain, alpha dipoles lie at the back.
+    """
+    layout = standard_layout(layout_name)
+    grid = brain_grid()
+    field = lead_field(layout, grid)
+    flat = BACKGROUND_MOMENT * field.reshape(layout.n_channels, -1)
+    background = flat @ flat.T
+    kinds = np.asarray(layout.ch_types)
+    power = np.diag(background)
+    sensors = np.array([power[kinds == kind].mean() for kind in layout.ch_types])
+    generator = np.random.default_rng(ALPHA_SEED)
+    posterior = np.flatnonzero((grid[:, 1] < -0.4) & (np.linalg.norm(grid, axis=1) > 0.5))
+    chosen = generator.choice(posterior, N_ALPHA, replace=False)
+    orientations = generator.standard_normal((N_ALPHA, 3))
+    orientations /= np.linalg.norm(orientations, axis=1, keepdims=True)
+    alpha = ALPHA_MOMENT * np.einsum("cka,ka->ck", field[:, chosen], orientations)
+    return build_noise(background + SENSOR_SHARE * np.diag(sensors), alpha, n_times, sfreq)
 
 
 def _pink(frequencies: Array) -> Array:

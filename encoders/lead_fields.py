@@ -80,9 +80,7 @@ def lead_field(layout: SensorLayout, positions: NDArray[np.float64]) -> NDArray[
     source_space = mne.setup_volume_source_space(
         pos={"rr": points, "nn": normals}, sphere=sphere, sphere_units="m", verbose="ERROR"
     )
-    forward = mne.make_forward_solution(
-        info, trans=None, src=source_space, bem=sphere, mindist=0.0, verbose="ERROR"
-    )
+    forward = mne.make_forward_solution(info, trans=None, src=source_space, bem=sphere, mindist=0.0, verbose="ERROR")
     if forward["nsource"] != len(points):
         raise AssertionError(f"MNE kept {forward['nsource']} of {len(points)} dipoles")
     order = [forward["sol"]["row_names"].index(name) for name in layout.ch_names]
@@ -98,7 +96,7 @@ def head_sphere(layout: SensorLayout) -> tuple[NDArray[np.float64], float]:
 
 @lru_cache(maxsize=4)
 def brain_grid(spacing: float = 0.17) -> NDArray[np.float64]:
-    """Return the points of a cubic grid that lie in the brain (not below the sensors' rim), in head radii.
+    """Return the points of a cubic grid that fill the brain above the rim of the sensors, in head radii.
 
     Parameters
     ----------
@@ -110,9 +108,10 @@ def brain_grid(spacing: float = 0.17) -> NDArray[np.float64]:
     ndarray, (n_points, 3), float64
         Read-only.
     """
-    axis = np.arange(-1.0, 1.0 + spacing, spacing)
+    n_steps = int(1.0 / spacing)
+    axis = spacing * np.arange(-n_steps, n_steps + 1)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     distance = np.linalg.norm(points, axis=1)
-    inside = points[(distance < MAX_ECCENTRICITY) & (distance > 0.1) & (points[:, 2] > -0.45)]
+    inside: NDArray[np.float64] = points[(distance < MAX_ECCENTRICITY) & (distance > 0.1) & (points[:, 2] > -0.45)]
     inside.setflags(write=False)
     return inside

@@ -58,16 +58,14 @@ class Modality:
         Default of `PreprocessConfig.reference`.
     helmets : tuple of str
         Names of MNE's canonical sensor definitions. Empty where electrodes sit on the head
-        itself and positions alone describe the sensors.
-    interpolation : str
-        MNE's method for missing channels.
+        itself and positions alone describe the sensors; with a helmet, missing sensors are
+        interpolated through its lead fields.
     """
 
     name: str
     kinds: tuple[str, ...]
     reference: str
     helmets: tuple[str, ...]
-    interpolation: tuple[tuple[str, str], ...]
 
 
 CHANNEL_KINDS: Mapping[str, ChannelKind] = MappingProxyType(
@@ -85,8 +83,8 @@ MODALITIES: Mapping[str, Modality] = MappingProxyType(
     {
         modality.name: modality
         for modality in (
-            Modality("eeg", ("eeg",), "average", (), (("eeg", "spline"),)),
-            Modality("meg", ("mag", "grad"), "none", ("ctf275", "neuromag"), (("meg", "MNE"),)),
+            Modality("eeg", ("eeg",), "average", ()),
+            Modality("meg", ("mag", "grad"), "none", ("ctf275", "neuromag")),
         )
     }
 )

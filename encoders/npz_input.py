@@ -29,9 +29,7 @@ def read_arrays(file: IO[bytes], required: Sequence[str], optional: Sequence[str
             present = _checked_names(archive)
         missing = [name for name in required if name not in present]
         if missing:
-            raise ValueError(
-                f"the npz lacks {missing}; it needs {list(required)}, has {present[:20]}"
-            )
+            raise ValueError(f"the npz lacks {missing}; it needs {list(required)}, has {present[:20]}")
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in (*required, *optional) if name in present}

@@ -35,6 +35,11 @@ class IdealObserver:
     responses: Array
     noise_scale: float
 
+    def project(self, data: NDArray[np.float32]) -> Array:
+        """Return the filter outputs, (n_epochs, rank), of data (n_epochs, n_channels, n_times)."""
+        outputs: Array = data.reshape(len(data), -1) @ self.filters.T
+        return outputs
+
     def log_likelihood(
         self, data: NDArray[np.float32], amplitudes: Array, n_averaged: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -54,7 +59,7 @@ class IdealObserver:
         ndarray, (n_epochs, n_candidates), float64
             In nats. Sum the results of simultaneous or repeated recordings to fuse them.
         """
-        seen = data.reshape(len(data), -1) @ self.filters.T
+        seen = self.project(data)
         expected = amplitudes @ self.responses
         distance = (seen**2).sum(axis=1)[:, None] - 2.0 * seen @ expected.T + (expected**2).sum(axis=1)
         # without noise only the order of the distances matters, and any scale keeps it
@@ -85,3 +90,27 @@ def build_observer(patterns: Array, noise: BrainNoise, noise_scale: float) -> Id
     basis = basis[:, singular > 1e-9 * singular[0]]
     filters = noise.whiten_adjoint(basis.T.reshape(-1, *patterns.shape[1:])).reshape(basis.shape[1], -1)
     return IdealObserver(filters, white.reshape(n_sources, -1) @ basis, noise_scale)
+
+
+def posterior_mean(seen: Array, design: Array, covariance: Array, noise_variance: Array) -> Array:
+    """Return the mean of the embedding given filter outputs, under a Gaussian prior with mean 0.
+
+    Parameters
+    ----------
+    seen : ndarray, (n_epochs, rank), float64
+        Filter outputs, of one recording or of several side by side.
+    design : ndarray, (d, rank), float64
+        Filter outputs for unit embeddings.
+    covariance : ndarray, (d, d), float64
+        Covariance of the embeddings.
+    noise_variance : ndarray, (rank,), float64
+        Variance of the noise in each filter output.
+
+    Returns
+    -------
+    ndarray, (n_epochs, d), float64
+    """
+    gain = design.T @ covariance
+    total = gain @ design + np.diag(noise_variance)
+    mean: Array = seen @ np.linalg.solve(total, gain)
+    return mean

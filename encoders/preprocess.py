@@ -286,9 +286,10 @@ def _time_matrix(epochs: SignalEpochs, config: PreprocessConfig) -> tuple[NDArra
         warnings.append(f"sampled at {epochs.sfreq:g} Hz: nothing above {epochs.sfreq / 2.0:g} Hz is in the recording")
     if config.baseline is None:
         return matrix, tuple(warnings)
-    start, end = config.baseline
-    inside = (epochs.times >= start - 1e-9) & (epochs.times <= end + 1e-9)
-    if inside.sum() / epochs.sfreq < (end - start) / 2.0:
-        warnings.append(f"no baseline {start:g} to {end:g} s in epochs from {epochs.tmin:g} s: used the window's mean")
+    start, end = max(config.baseline[0], float(epochs.times[0])), min(config.baseline[1], float(epochs.times[-1]))
+    if end - start < (config.baseline[1] - config.baseline[0]) / 2.0:
+        warnings.append(f"no baseline {config.baseline} s in epochs from {epochs.tmin:g} s: used the window's mean")
         return matrix - matrix.mean(axis=1, keepdims=True), tuple(warnings)
-    return matrix - (inside / inside.sum()).astype(np.float32)[:, None], tuple(warnings)
+    # On the output's time grid, so that the recording's rate does not change what the mean is taken over.
+    before = window_matrix(*axis, config.sfreq, start, round((end - start) * config.sfreq) + 1, config.h_freq)
+    return matrix - before.mean(axis=1, keepdims=True), tuple(warnings)

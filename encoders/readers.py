@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mne
-import pymatreader
 
+from encoders.companion_input import read_brainvision, read_eeglab
 from encoders.cutting import cut_epochs
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.fif_input import FIF_MAGIC, read_fif
@@ -189,36 +189,6 @@ def _staged(path: Path, folder: Path, suffix: str) -> Path:
     return link
 
 
-def _check_companion(path: Path, name: str, role: str) -> None:
-    """Refuse a companion that does not lie beside ``path`` under a plain name: headers may name any file."""
-    if not name or name in (".", "..") or re.search(r"[/\\\x00]|^[A-Za-z]:", name):
-        raise EpochsMismatch(f"the header names a {role} in another folder; write a plain file name into the header")
-    if not (path.parent / name).is_file():
-        raise EpochsMismatch(f"the {role} {name!r} is missing; send a zip with all files of the recording")
-
-
-def _read_brainvision(path: Path) -> "mne.io.BaseRaw":
-    header = path.read_bytes().decode("latin-1")
-    for key, role in (("DataFile", "data file"), ("MarkerFile", "marker file")):
-        found = re.search(rf"(?mi)^\s*{key}\s*=\s*(.*?)\s*$", header)
-        if found or key == "DataFile":
-            name = found.group(1).replace("$b", path.stem) if found else ""
-            _check_companion(path, name, role)
-    return mne.io.read_raw_brainvision(path, verbose="warning")
-
-
-def _read_eeglab(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
-    content = pymatreader.read_mat(str(path), variable_names=["EEG", "ALLEEG", "data", "trials", "nbchan"])
-    eeg = content.get("EEG", content)
-    if not isinstance(eeg, dict) or "nbchan" not in eeg or "data" not in eeg:
-        raise EpochsMismatch("the MATLAB file holds no EEG structure of EEGLAB; save one dataset with pop_saveset")
-    if isinstance(eeg["data"], str):
-        _check_companion(path, eeg["data"], "data file")
-    if int(eeg.get("trials", 1)) > 1:
-        return SignalEpochs.from_mne(mne.read_epochs_eeglab(path, verbose="warning"))
-    return mne.io.read_raw_eeglab(path, verbose="warning")
-
-
 def _read_edf(path: Path) -> "mne.io.BaseRaw":
     return mne.io.read_raw_edf(path, infer_types=True, verbose="warning")
 
@@ -240,9 +210,9 @@ FORMATS: tuple[Format, ...] = (
         "BrainVision",
         _magic(rb"(\xef\xbb\xbf)?Brain ?Vision (Data Exchange|Core Data Format) ?Header File"),
         ".vhdr",
-        _read_brainvision,
+        read_brainvision,
     ),
-    Format("EEGLAB", _magic(rb"MATLAB (5\.0|7\.3) MAT-file|\x89HDF\r\n"), ".set", _read_eeglab),
+    Format("EEGLAB", _magic(rb"MATLAB (5\.0|7\.3) MAT-file|\x89HDF\r\n"), ".set", read_eeglab),
     Format("npz", _magic(rb"PK"), ".npz", SignalEpochs.load),
     Format(
         "a BrainVision marker file",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.interpolation import field_products, field_weights, spline_weights
 from encoders.modality import modality_of
 
 LayoutName = Literal["things_eeg2_63", "ctf275", "neuromag306"]
@@ -191,7 +192,7 @@ def match_channels(epochs: SignalEpochs, layout: SensorLayout, *, min_fraction: 
         Sensors that the model expects.
     min_fraction : float
         Fraction of the layout that must be present. The rest is interpolated from the layout's
-        positions with MNE (spherical splines for EEG, field interpolation for MEG).
+        positions: MNE's spherical splines for EEG, minimum-norm field interpolation for MEG.
 
     Returns
     -------
@@ -255,22 +256,17 @@ def _missing_message(epochs: SignalEpochs, layout: SensorLayout, missing: tuple[
 
 @lru_cache(maxsize=64)
 def _interpolation_weights(layout_json: str, missing: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return MNE's interpolation as a matrix (n_missing, n_present), found by interpolating unit vectors."""
+    """Return the weights (n_missing, n_present) that predict ``missing`` from the layout's other sensors."""
     layout = SensorLayout.from_json(layout_json)
-    modality = modality_of(layout.ch_types)
-    info = layout_info(layout, 1000.0)
-    present = [i for i, name in enumerate(layout.ch_names) if name not in missing]
-    absent = [layout.ch_names.index(name) for name in missing]
-    units = np.zeros((layout.n_channels, len(present)))
-    units[present, np.arange(len(present))] = 1.0
-    evoked = mne.EvokedArray(units, info, verbose="error")
-    evoked.info["bads"] = list(missing)
-    origin = HEAD_CENTRE if modality.helmets else tuple(_sphere_centre(layout.positions.astype(np.float64)))
-    evoked.interpolate_bads(
-        reset_bads=True, mode="fast", origin=origin, method=dict(modality.interpolation), verbose="error"
-    )
-    weights: NDArray[np.float64] = evoked.data[absent]
-    return weights
+    rows = [layout.ch_names.index(name) for name in missing]
+    if modality_of(layout.ch_types).helmets:
+        return field_weights(*_field_products(layout_json), rows)
+    return spline_weights(layout_info(layout, 1000.0), rows, _sphere_centre(layout.positions.astype(np.float64)))
+
+
+@lru_cache(maxsize=8)
+def _field_products(layout_json: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return field_products(layout_info(SensorLayout.from_json(layout_json), 1000.0), HEAD_CENTRE)
 
 
 @lru_cache(maxsize=8)

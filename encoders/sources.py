@@ -1,15 +1,15 @@
-"""The dipoles of a simulated brain: where they lie, what of an image they read out, and when.
+"""The dipoles of a simulated brain: where they lie and when they answer.
 
-Early sources (80-200 ms, occipital) read low-level axes of the embedding and late ones (200-480 ms, temporal)
-semantic axes. A fixed share is seen by EEG alone and by MEG alone, so that neither modality can replace the other:
-radial dipoles are silent for MEG by physics; the MEG-only ones are left out of the EEG by decree, as physics
-gives no focal source that MEG sees and EEG does not.
+Early sources (80-200 ms, scattered around the occipital poles) read low-level axes of the embedding, late ones
+(200-480 ms, scattered around the temporal lobes) semantic axes. A fixed share is seen by EEG alone and by MEG alone,
+so that neither replaces the other: radial dipoles are silent for MEG by physics; the MEG-only ones are left out of
+the EEG by decree, as physics gives no focal source that MEG sees and EEG does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ EARLY_LATENCY = (0.080, 0.200)
 LATE_LATENCY = (0.200, 0.480)
 EARLY_CENTRE = ((-0.25, -0.95, 0.15), (0.25, -0.95, 0.15))
 LATE_CENTRE = ((-0.8, -0.45, 0.05), (0.8, -0.45, 0.05))
-ECCENTRICITY = (0.62, 0.80)
+ECCENTRICITY = (0.72, 0.83)
+SCATTER = 0.7
+LOWEST = -0.35
 
 Array = NDArray[np.float64]
 
@@ -103,7 +105,7 @@ def draw_sources(n_sources: int, exclusive_share: float, generator: np.random.Ge
         orientations=np.where(radial[:, None], outwards, tangential),
         radial=radial,
         latencies=latencies,
-        widths=0.045 + 0.15 * latencies,
+        widths=0.06 + 0.17 * latencies,
         cycles=generator.uniform(0.8, 1.4, n_sources),
         evoked=generator.uniform(-1.0, 1.0, n_sources),
         visible={"eeg": ~magnetic_only, "meg": ~radial},
@@ -173,8 +175,8 @@ def _stratified(n: int, bounds: tuple[float, float], generator: np.random.Genera
 
 def _place(n: int, centres: tuple[tuple[float, float, float], ...], generator: np.random.Generator) -> Array:
     """Scatter ``n`` positions around directions, left and right in turn."""
-    towards = np.asarray(centres)[np.arange(n) % len(centres)] + 0.35 * generator.standard_normal((n, 3))
-    towards[:, 2] = np.maximum(towards[:, 2], -0.35)
+    towards = _unit(np.asarray(centres)[np.arange(n) % len(centres)] + SCATTER * generator.standard_normal((n, 3)))
+    towards[:, 2] = np.maximum(towards[:, 2], LOWEST)
     placed: Array = _unit(towards) * generator.uniform(*ECCENTRICITY, (n, 1))
     return placed
 
@@ -185,5 +187,5 @@ def _tangential(vectors: Array, outwards: Array) -> Array:
 
 
 def _unit(vectors: Array) -> Array:
-    unit: Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit

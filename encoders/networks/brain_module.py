@@ -4,6 +4,7 @@ One set of weights reads any montage, because everything behind the attention se
 the paper's equations; the defaults are the published sizes.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ class BrainModuleConfig(BaseModel):
         "published", description="linear: attention on a grid of places, identity mixing, non-linear branches at zero"
     )
     width: int = Field(320, gt=0, description="channels of the convolutions")
-    n_convs: int = Field(10, gt=0, description="dilations cycle through 1, 2, 4, 8, 16")
+    n_convs: int = Field(10, ge=0, description="dilations cycle through 1, 2, 4, 8, 16; 0 leaves a linear network")
     head_width: int = Field(640, ge=0, description="hidden width of the head; 0 for a linear head")
     time_agg: Literal["mean", "linear", "attention"] = "mean"
     n_time_weights: int = Field(1, gt=0, description="learned time courses of time_agg='linear'")
@@ -60,27 +61,39 @@ class ConvBlock(nn.Module):
 
 
 class TimeAggregation(nn.Module):
-    """Reduce ``(b, f, t)`` to ``(b, f * n_weights)`` by learned time courses, attention, or the mean."""
+    """Reduce ``(b, f, t)`` to ``(b, f, n_weights)`` by learned time courses, attention, or the mean.
+
+    One learned course starts as the mean; several start as short zero-mean wavelets that tile the window, because
+    brain noise is strongest at low frequencies and responses last tens of milliseconds.
+    """
 
     def __init__(self, kind: Literal["mean", "linear", "attention"], n_features: int, n_times: int, n_weights: int):
         super().__init__()
         self.kind = kind
         self.course = self.bias = self.score = None
         if kind == "linear":
-            course = torch.full((n_weights, n_times), 1 / n_times)
-            if n_weights > 1:
-                course = torch.randn(n_weights, n_times) / n_times**0.5
-            self.course = nn.Parameter(course)
+            flat = torch.full((1, n_times), 1 / n_times)
+            self.course = nn.Parameter(flat if n_weights == 1 else _tiling_wavelets(n_weights, n_times))
             self.bias = nn.Parameter(torch.zeros(n_weights))
         elif kind == "attention":
             self.score = nn.Conv1d(n_features, 1, 1)
 
     def forward(self, data: Tensor) -> Tensor:
         if self.course is not None and self.bias is not None:
-            return (data @ self.course.T + self.bias).flatten(1)
+            return data @ self.course.T + self.bias
         if self.score is not None:
-            return (data * self.score(data).softmax(dim=-1)).sum(dim=-1)
-        return data.mean(dim=-1)
+            return (data * self.score(data).softmax(dim=-1)).sum(dim=-1, keepdim=True)
+        return data.mean(dim=-1, keepdim=True)
+
+
+def _tiling_wavelets(n_weights: int, n_times: int) -> Tensor:
+    """Return unit-norm, zero-mean Gaussian-windowed cosines and sines in turn, spread evenly, (n_weights, n_times)."""
+    index = torch.arange(n_weights)
+    width = 0.1 * n_times
+    times = (torch.arange(n_times) - (index[:, None] + 0.5) * n_times / n_weights) / width
+    phase = (index % 2)[:, None] * math.pi / 2
+    waves = torch.exp(-0.5 * times.square()) * torch.cos(2 * math.pi / 3 * times + phase)
+    return nn.functional.normalize(waves - waves.mean(dim=1, keepdim=True), dim=1)
 
 
 class BrainModule(nn.Module):
@@ -97,7 +110,7 @@ class BrainModule(nn.Module):
     Raises
     ------
     ValueError
-        If a setting has no effect, or ``init="linear"`` meets unequal widths.
+        If a setting has no effect, or widths differ where they must agree.
 
     References
     ----------
@@ -108,9 +121,10 @@ class BrainModule(nn.Module):
     def __init__(self, config: BrainModuleConfig, shape: SignalShape, embed_dim: int) -> None:
         super().__init__()
         is_linear = config.init == "linear"
-        if is_linear and config.width != config.n_virtual:
+        if (is_linear or config.n_convs == 0) and config.width != config.n_virtual:
             raise ValueError(
-                f"init='linear' needs width == n_virtual, got {config.width} and {config.n_virtual}; make them equal"
+                f"init='linear' and n_convs=0 need width == n_virtual, got {config.width} and {config.n_virtual}; "
+                "make them equal"
             )
         if config.n_time_weights > 1 and config.time_agg != "linear":
             raise ValueError(
@@ -133,6 +147,8 @@ class BrainModule(nn.Module):
         )
         self.hidden = nn.Conv1d(config.width, config.head_width, 1) if config.head_width else None
         n_features = config.head_width or config.width
+        # without anything non-linear in between, the time courses may go first: a quarter of the work, same function
+        self.commutes = config.n_convs == 0 and config.head_width == 0 and config.time_agg != "attention"
         self.aggregate = TimeAggregation(config.time_agg, n_features, shape.n_times, config.n_time_weights)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(n_features * config.n_time_weights, embed_dim)
@@ -140,10 +156,14 @@ class BrainModule(nn.Module):
             nn.init.dirac_(self.mix.weight)
             nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
 
+    def mix_sensors(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Map ``(b, c, t)`` sensors to ``(b, v, t)`` virtual channels, linearly: attention, mixing, person."""
+        virtual: Tensor = self.people(self.mix(self.attention(data, positions)), subject)
+        return virtual
+
     def features(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Return the time-resolved features ``(b, f, t)`` in front of the temporal aggregation."""
-        data = self.people(self.mix(self.attention(data, positions)), subject)
-        data = self.blocks(data)
+        data = self.blocks(self.mix_sensors(data, positions, subject))
         return data if self.hidden is None else nn.functional.gelu(self.hidden(data))
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
@@ -162,5 +182,9 @@ class BrainModule(nn.Module):
         -------
         Tensor, (b, embed_dim), float32
         """
-        embeds: Tensor = self.head(self.dropout(self.aggregate(self.features(data, positions, subject))))
+        if self.commutes:
+            aggregated = self.mix_sensors(self.aggregate(data), positions, subject)
+        else:
+            aggregated = self.aggregate(self.features(data, positions, subject))
+        embeds: Tensor = self.head(self.dropout(aggregated.flatten(1)))
         return embeds
