@@ -26,11 +26,12 @@ class AutoencoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    block_out_channels: tuple[int, ...] = (16, 32, 64, 96)
+    block_out_channels: tuple[int, ...] = (12, 24, 48, 96)
     layers_per_block: int = Field(default=1, gt=0)
     latent_channels: int = Field(default=8, gt=0)
-    kl_weight: float = Field(default=1e-5, ge=0)
-    edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 error of pixel differences")
+    kl_weight: float = Field(default=1e-6, ge=0)
+    latent_noise: float = Field(default=0.05, ge=0, description="noise on unit-variance latents while polishing")
+    edge_weight: float = Field(default=1.0, ge=0, description="weight of the squared error of pixel differences")
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
@@ -42,9 +43,11 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
         block_out_channels=config.block_out_channels,
         layers_per_block=config.layers_per_block,
         latent_channels=config.latent_channels,
-        norm_num_groups=8,
+        norm_num_groups=2,  # with few channels per group the absolute colour would be normalised away
         sample_size=64,
     )
+    with torch.no_grad():  # start with little noise in the latents, or the decoder learns to do without them
+        vae.quant_conv.bias[config.latent_channels :] = -6.0
     return vae
 
 
@@ -68,10 +71,13 @@ class _Reconstruct(nn.Module):
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
-    """L1 error of pixels plus ``edge_weight`` times the L1 error of horizontal and vertical differences."""
-    loss = F.l1_loss(output, target)
+    """Squared error of pixels plus ``edge_weight`` times that of horizontal and vertical differences.
+
+    An absolute error stalls here: the median of a picture is its background, and small objects are never drawn.
+    """
+    loss = F.mse_loss(output, target)
     for axis in (2, 3):
-        loss = loss + edge_weight * F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
+        loss = loss + edge_weight * F.mse_loss(output.diff(dim=axis), target.diff(dim=axis))
     return loss
 
 
@@ -114,6 +120,62 @@ def train_autoencoder(
     spread = float(encode_latents(vae, held_out, runtime, scaled=False).std())
     vae.register_to_config(scaling_factor=1.0 / spread)
     return vae, result
+
+
+class _Decode(nn.Module):
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents).sample
+        return pixels
+
+
+def polish_decoder(
+    vae: AutoencoderKL,
+    latents: Tensor,
+    images: Pictures,
+    batch: int,
+    config: AutoencoderConfig,
+    fit_config: FitConfig,
+    runtime: Runtime,
+    run_dir: Path,
+    held_out: Pictures,
+) -> FitResult:
+    """Train the decoder on with the encoder frozen, in place, so that latents already stored stay valid.
+
+    Parameters
+    ----------
+    latents : Tensor, (n, c, 8, 8), float32
+        Scaled latents of ``images``; a little noise is added to them, as a generator's are never exact.
+    images : uint8 (n, h, w, 3)
+    held_out : uint8 (m, h, w, 3)
+        Validation pictures; their PSNR in dB is logged.
+    """
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    factor = vae.config.scaling_factor
+
+    def pairs_at(step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        generator = np.random.default_rng([6, step, rank])
+        rows = np.sort(generator.choice(len(images), batch // world, replace=False))
+        noise = torch.from_numpy(generator.standard_normal((len(rows), *latents.shape[1:]), dtype=np.float32))
+        return (latents[torch.from_numpy(rows)] + config.latent_noise * noise) / factor, to_pixels(images[rows])
+
+    def loss_fn(module: nn.Module, pairs: tuple[Tensor, Tensor]) -> Tensor:
+        return reconstruction_loss(module(pairs[0]).float(), pairs[1], config.edge_weight)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, _Decode)
+        return {"psnr": psnr(decode_latents(module.vae, held_out_latents, runtime), held_out)}
+
+    held_out_latents = encode_latents(vae, held_out, runtime)
+    result = fit(_Decode(vae), loss_fn, pairs_at, fit_config, runtime, run_dir, validate)
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in result.weights.items()})
+    vae.eval()
+    return result
 
 
 @torch.no_grad()

@@ -61,5 +61,5 @@ def encode_empty_prompt(pipeline: DiffusersPipeline, source: str | Path) -> torc
             "store the embedding of the empty prompt with save_empty_prompt"
         )
     with torch.no_grad():
-        prompt_embeds: torch.Tensor = pipeline.encode_prompt("", torch.device("cpu"), 1, False)[0]
+        prompt_embeds: torch.Tensor = pipeline.encode_prompt("", pipeline.device, 1, False)[0]
     return prompt_embeds

@@ -21,7 +21,17 @@ from generation.gallery import Gallery, Neighbour
 from generation.image_decoder import ImageDecoderConfig, ImageVariationConfig, StableUnCLIPConfig, build_decoder
 from generation.sampling import OnStep
 
-__all__ = ["EmbeddingResult", "InputReport", "Neighbour", "Reconstruction", "ReconstructionPipeline", "seed_for"]
+__all__ = [
+    "CutWindow",
+    "EmbeddingResult",
+    "InputReport",
+    "Neighbour",
+    "Reconstruction",
+    "ReconstructionPipeline",
+    "best_similarity",
+    "decoder_config",
+    "seed_for",
+]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ states nothing but how its pipeline takes an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -140,7 +141,7 @@ def load_pipeline(
             f"{source} holds a {found}, expected a {kind.__name__}; choose the decoder config that fits, "
             "'stable_unclip' or 'image_variation'"
         )
-    parts = {name: value[0] for name, value in index.items() if isinstance(value, list)}
+    parts = {name: value[0] for name, value in index.items() if isinstance(value, list) and name[0] != "_"}
     foreign = {name: library for name, library in parts.items() if library not in (*_MODEL_LIBRARIES, None)}
     if foreign:
         raise ValueError(
@@ -148,9 +149,24 @@ def load_pipeline(
             "custom code is not run, save the pipeline with library classes"
         )
     absent = {name: None for name, library in parts.items() if library is None}  # diffusers wants these said again
-    pipeline = kind.from_pretrained(str(source), revision=revision, use_safetensors=True, **absent | replaced)
+    with _silenced():
+        pipeline = kind.from_pretrained(str(source), revision=revision, use_safetensors=True, **absent | replaced)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep diffusers from drawing its own progress bars inside ours."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def in_batches(

@@ -1,7 +1,7 @@
 """Train a whole demo chain from seeds and write its bundle: ``python -m generation.train_demo`` (``make demo-bundle``).
 
 Stages run in order, each resumes where it was killed and is skipped when its result exists:
-pictures, clip, targets, brain, autoencoder, unet, finetune, judge (scenes only), bundle. On two CPU cores the full plan
+pictures, clip, targets, brain, autoencoder, decoder, unet, finetune, judge (scenes only), bundle. On two CPU cores the full plan
 takes about two hours, most of it for the UNet; ``--plan smoke`` runs every stage in minutes and proves nothing but
 that it runs. Expected scores of the full plan stand in the bundle's manifest and in the README.
 """
@@ -33,7 +33,7 @@ from alignment.runtime import Runtime
 from alignment.text_encoder import empty_prompt_embeds, text_encoder_of
 from alignment.train import TrainConfig, train
 from generation.assemble import assemble_bundle
-from generation.autoencoder import AutoencoderConfig, encode_latents, train_autoencoder
+from generation.autoencoder import AutoencoderConfig, AutoencoderKL, encode_latents, polish_decoder, train_autoencoder
 from generation.bundle import Bundle, BundleParts
 from generation.demo_scores import CALIBRATION_SEED, SceneRecorder, score_bundle
 from generation.empty_prompt import save_empty_prompt
@@ -76,10 +76,9 @@ class DemoPlan(BaseModel):
     clip_batch: int = 256
     clip: FitConfig = _fit(1500, 2e-3, weight_decay=0.05, ema_decay=0.995, validate_every=100, checkpoint_every=200)
     autoencoder_sizes: AutoencoderConfig = AutoencoderConfig()
-    autoencoder_batch: int = 32
-    autoencoder: FitConfig = _fit(
-        1200, 2e-3, weight_decay=0.0, ema_decay=0.995, validate_every=250, checkpoint_every=250
-    )
+    autoencoder_batch: int = 8
+    autoencoder: FitConfig = _fit(2200, 2e-3, weight_decay=0.0, ema_decay=0.99)
+    decoder: FitConfig = _fit(6000, 1e-3, weight_decay=0.0, ema_decay=0.995)
     unet_sizes: DenoiserConfig = DenoiserConfig()
     unet_batch: int = 64
     unet: FitConfig = _fit(14_000, 1e-3, weight_decay=0.01, ema_decay=0.999, checkpoint_every=500)
@@ -89,6 +88,7 @@ class DemoPlan(BaseModel):
 
 SMOKE_PLAN = DemoPlan(
     n_pictures=1200, n_targets=300, clip_batch=32, clip=_fit(20, 1e-3), autoencoder_batch=8, autoencoder=_fit(10, 1e-3),
+    decoder=_fit(5, 1e-3),
     unet_sizes=DenoiserConfig(block_out_channels=(32, 32, 64)), unet_batch=16, unet=_fit(10, 1e-3),
     finetune=FinetuneConfig(fit=_fit(5, 1e-4), n_predicted=64), judge=_fit(20, 1e-3),
 )  # fmt: skip
@@ -185,12 +185,22 @@ def autoencoder(shop: Workshop) -> None:
     save_file(pairs, shop.work / "autoencoder" / "pairs.safetensors")
 
 
+def decoder(shop: Workshop) -> None:
+    """Train the VAE's decoder on, with the latents as they are."""
+    train_set, held_out = shop.pictures("train"), shop.pictures("val")
+    vae = AutoencoderKL.from_pretrained(shop.work / "autoencoder" / "vae")
+    polish_decoder(
+        vae, load_file(shop.work / "autoencoder" / "pairs.safetensors")["latents"], np.array(train_set.images),
+        shop.plan.autoencoder_batch, shop.plan.autoencoder_sizes, shop.plan.decoder, shop.runtime,
+        shop.work / "decoder", np.array(held_out.images[:200]),
+    )  # fmt: skip
+    vae.save_pretrained(shop.work / "decoder" / "vae")
+
+
 def unet(shop: Workshop) -> None:
     """Train the UNet from nothing and write the diffusers folder."""
-    from diffusers import AutoencoderKL
-
     pairs = load_file(shop.work / "autoencoder" / "pairs.safetensors")
-    vae = AutoencoderKL.from_pretrained(shop.work / "autoencoder" / "vae")
+    vae = AutoencoderKL.from_pretrained(shop.work / "decoder" / "vae")
     text_encoder, tokenizer = text_encoder_of(shop.clip_folder)
     prompt = empty_prompt_embeds(text_encoder, tokenizer)
     normalizer = normalizer_of(pairs["image_embeds"])
@@ -290,6 +300,7 @@ STAGES: dict[str, tuple[Callable[[Workshop], None], str]] = {
     "targets": (targets, "targets.safetensors"),
     "brain": (brain, "brain/report.json"),
     "autoencoder": (autoencoder, "autoencoder/pairs.safetensors"),
+    "decoder": (decoder, "decoder/vae/config.json"),
     "unet": (unet, "unet/unclip/empty_prompt.safetensors"),
     "finetune": (finetune, "finetune/unclip/empty_prompt.safetensors"),
     "judge": (judge, "judge/judge.safetensors"),
