@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from generation.bundle import Bundle
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
 from serving.schema import BundleInfo
 from serving.settings import ReplicaSettings, ServingSettings
@@ -109,7 +110,7 @@ class Ingress:
         from serving.sandbox import Sandbox
 
         sandbox = Sandbox(self._settings.parse, max_epochs=self._settings.max_epochs)
-        return create_app(self._settings, self._backend, sandbox)
+        return create_app(self._settings, self._backend, sandbox, Bundle.load(self._settings.bundle).example)
 
 
 class RayBackend:
@@ -198,13 +199,15 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     Returns
     -------
     Application
+
+    Raises
+    ------
+    BundleError
+        If the bundle is incomplete or damaged.
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
-    if not (checked.bundle / "manifest.json").is_file():
-        raise ValueError(
-            f"bundle must be a folder that holds manifest.json, got {checked.bundle}; give the folder that "
-            "`make demo-bundle` wrote"
-        )
+    checked = checked.model_copy(update={"bundle": checked.bundle.resolve()})
+    Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
     encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
     generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)
     # the gate refuses what is beyond max_in_flight in our own words, so Ray's limit lies above it

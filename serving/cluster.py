@@ -15,12 +15,20 @@ from contextlib import contextmanager
 
 from serving.settings import ServingSettings
 
+logger = logging.getLogger(__name__)
+
+_APPLICATION = "phosphene"
+_N_STARTS = 3
 _OBJECT_STORE_BYTES = 200 * 2**20
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # without this Ray resolves 127.0.0.1 to an address that other machines reach, and listens there
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # on a busy machine the agents take longer than Ray's 30 s to start
+    "RAY_agent_register_timeout_ms": "120000",
     # oversubscribed OpenMP barriers cost far more than they give: one thread per replica unless told otherwise
     "OMP_NUM_THREADS": "1",
 }
@@ -35,6 +43,40 @@ def free_port(host: str = "127.0.0.1") -> int:
     return port
 
 
+def _start_ray(folder: str) -> None:
+    """Start a cluster of this process; on a busy machine Ray's fixed 30 s may pass once before its agents are up."""
+    import ray
+
+    for attempt in range(1, _N_STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(8, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == _N_STARTS:
+                raise
+            logger.warning("Ray did not start in time on this busy machine; trying again")
+            ray.shutdown()
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
+
+
 @contextmanager
 def local_service(settings: ServingSettings) -> Iterator[str]:
     """Start a cluster and the application; yield the base URL once it is ready; end both on exit.
@@ -47,7 +89,13 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
     ------
     str
         For instance ``http://127.0.0.1:8000``.
+
+    Raises
+    ------
+    ValueError
+        If the address is taken, or the bundle is damaged.
     """
+    _check_free(settings.host, settings.port)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # a token that was lying around belongs to another cluster
@@ -59,30 +107,28 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
 
     from serving.app import build
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    application = build(settings)
     # short: socket paths inside are limited to 107 bytes
     folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(8, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+        _start_ray(folder)
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(
                 host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout_s + 10.0
             ),
         )
-        serve.run(build(settings), name="phosphene", route_prefix="/")
+        try:
+            serve.run(application, name=_APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            deployments = serve.status().applications[_APPLICATION].deployments
+            reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
+            raise RuntimeError(f"the service did not start. {reasons}") from error
         yield f"http://{settings.host}:{settings.port}"
     finally:
         if ray.is_initialized():
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            # deleting waits for requests in flight; what is left ends with the cluster
+            serve.delete(_APPLICATION)
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 It is plain ASGI, so that a request is refused before its body is parsed and an oversized body is never stored.
 """
 
+import logging
 import math
 import time
 
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.metrics import Metrics
 from serving.problems import problem_of, problem_response, refusal
+
+logger = logging.getLogger(__name__)
 
 # Room for the form fields and part headers beside the files.
 _FORM_MARGIN = 1 << 16
@@ -44,9 +47,13 @@ class Gate:
             await self._app(scope, receive, send)
             return
         status = 500
+        started = time.monotonic()
+
+        finished = False
 
         async def counted_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
@@ -56,9 +63,15 @@ class Gate:
                 await self._admit(scope, receive, counted_send)
             else:
                 await self._app(scope, receive, counted_send)
+        except Exception:
+            # a failure was logged and answered 500 further in; raising on would cut the client's connection
+            if not finished:
+                raise
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
+            # routes only: a raw path or query could hold what somebody typed
+            logger.info("%s %s %d %.0f ms", scope["method"], route, status, 1000.0 * (time.monotonic() - started))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,8 +1,12 @@
-"""The process that reads uploads: warmed once, then one fork with limits per upload (`serving.sandbox` starts it).
+"""The process that reads uploads: warmed once, with one fork per upload standing by (`serving.sandbox` starts it).
 
 It imports the readers and nothing that holds a model, ends when its standard input closes, and kills what overruns.
+Forks are made before they are needed and read a small recording first: forking, and touching the pages that Python
+then copies, would otherwise be most of the time that a small upload takes.
 """
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -26,48 +30,63 @@ from serving.settings import ParseLimits
 _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
 _MB = 1 << 20
+_PR_SET_PDEATHSIG = 1
 _RECEIVE_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Child:
-    """A running read: its folder, and when it is killed (monotonic seconds)."""
+    """A fork: its folder, a descriptor that becomes readable when it ends, and when it is killed (monotonic)."""
 
     folder: Path
-    deadline: float
+    ended: int
+    deadline: float = float("inf")
 
 
 def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
-    """Serve reads on the socket `folder`/s until standard input closes."""
+    """Serve reads on the socket `folder`/s until standard input closes, then remove `folder`."""
     for ignored in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _warm(folder)
+    example = _warm(folder)
+    # what exists now lives as long as the process: the collector need not write into its pages
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(folder / "s"))
     os.chmod(folder / "s", 0o600)
     listener.listen(64)
-    print("ready", flush=True)
+    taken, announce = os.pipe()
     children: dict[int, _Child] = {}
+    server = os.getpid()
+    ready = False
     while True:
-        readable, _, _ = select.select([listener, sys.stdin], [], [], 0.1 if children else None)
-        if sys.stdin in readable:
-            _reap(children, now=float("inf"))
-            return
-        if listener in readable:
-            connection, _ = listener.accept()
+        while len(children) < limits.n_processes + 1:
             job = Path(tempfile.mkdtemp(prefix="job-", dir=folder))
             pid = os.fork()
             if pid == 0:
-                listener.close()
-                _serve(connection, job, limits, max_epochs)
-            connection.close()
-            children[pid] = _Child(job, time.monotonic() + _RECEIVE_TIMEOUT_S + limits.wall_s)
+                _end_with(server)
+                _serve(listener, announce, job, example, limits, max_epochs)
+            children[pid] = _Child(job, os.pidfd_open(pid))
+        if not ready:
+            print("ready", flush=True)
+            ready = True
+        wait = min(child.deadline for child in children.values()) - time.monotonic()
+        watched = [taken, sys.stdin, *(child.ended for child in children.values())]
+        readable, _, _ = select.select(watched, [], [], None if wait == float("inf") else max(0.0, wait))
+        if sys.stdin in readable:
+            _reap(children, now=float("inf"))
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        if taken in readable:
+            (pid,) = _HEADER.unpack(os.read(taken, _HEADER.size))
+            if pid in children:
+                children[pid].deadline = time.monotonic() + _RECEIVE_TIMEOUT_S + limits.wall_s
         _reap(children, now=time.monotonic())
 
 
-def _warm(folder: Path) -> None:
-    """Read one small recording of each of our own kinds, so that forks find the readers imported."""
+def _warm(folder: Path) -> Path:
+    """Read one small recording of each of our own kinds, so that forks find the readers imported; return one."""
     epochs = SignalEpochs(
         data=np.zeros((2, 2, 32), dtype=np.float32),
         sfreq=100.0,
@@ -79,36 +98,45 @@ def _warm(folder: Path) -> None:
     for name in ("warm-epo.fif", "warm.npz"):
         epochs.save(folder / name)
         read_epochs(folder / name)
-        (folder / name).unlink()
+    return folder / "warm.npz"
 
 
 def _reap(children: dict[int, _Child], now: float) -> None:
     """Collect children that ended, kill those past their deadline, and remove their folders."""
     for pid, child in list(children.items()):
-        if now >= child.deadline:
+        if now >= child.deadline or now == float("inf"):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         elif os.waitpid(pid, os.WNOHANG)[0] == 0:
             continue
+        os.close(child.ended)
         shutil.rmtree(child.folder, ignore_errors=True)
         del children[pid]
 
 
-def _serve(connection: socket.socket, job: Path, limits: ParseLimits, max_epochs: int) -> None:
-    """Answer one upload in a forked child, which ends here whatever happens."""
+def _serve(
+    listener: socket.socket, announce: int, job: Path, example: Path, limits: ParseLimits, max_epochs: int
+) -> None:
+    """Wait for one upload and answer it, in a forked child that ends here whatever happens."""
     try:
-        connection.settimeout(_RECEIVE_TIMEOUT_S)
+        gc.disable()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
+        os.chdir(job)
+        tempfile.tempdir = str(job)
+        read_epochs(example).to_bytes()
+        connection, _ = listener.accept()
+        os.write(announce, _HEADER.pack(os.getpid()))
+        listener.close()
+        os.close(announce)
+        connection.settimeout(_RECEIVE_TIMEOUT_S)
         (n_head,) = _HEADER.unpack(_receive(connection, _HEADER.size))
         if n_head > _MAX_HEADER:
             return
         request = json.loads(_receive(connection, n_head))
         content = _receive(connection, request["n_bytes"])
         connection.settimeout(limits.wall_s)
-        os.chdir(job)
-        tempfile.tempdir = str(job)
         upload = job / "upload"
         upload.write_bytes(content)
         _limit(limits, n_bytes=len(content))
@@ -118,6 +146,13 @@ def _serve(connection: socket.socket, job: Path, limits: ParseLimits, max_epochs
         connection.sendall(_HEADER.pack(len(packed)) + packed + body)
     finally:
         # no clean-up handlers of the parent run here: end at once, even after MemoryError
+        os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel end this process when its parent ends, so that no fork outlives a killed server."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
         os._exit(0)
 
 

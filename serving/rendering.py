@@ -51,9 +51,14 @@ def to_base64(png: bytes) -> str:
     return base64.b64encode(png).decode("ascii")
 
 
+def from_base64_bytes(text: str) -> bytes:
+    """Return the PNG bytes of base64 text."""
+    return base64.b64decode(text)
+
+
 def from_base64(text: str) -> NDArray[np.uint8]:
     """Decode a base64 PNG to (h, w, 3) uint8."""
-    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+    with Image.open(io.BytesIO(from_base64_bytes(text))) as image:
         return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 

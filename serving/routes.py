@@ -60,7 +60,7 @@ class EmbeddingForm(EmbeddingFields):
     file: list[UploadFile] = Field(min_length=1, max_length=MAX_FILES, description=_FILES)
 
 
-def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox) -> ASGIApp:
+def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, example: Path | None = None) -> ASGIApp:
     """Build the ASGI application.
 
     Parameters
@@ -70,6 +70,8 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox) ->
         Embeds and generates.
     sandbox : Sandbox
         Reads uploads; started and closed with the application.
+    example : Path, optional
+        A recording that the web page offers to try.
     """
     metrics = Metrics()
 
@@ -89,7 +91,7 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox) ->
     add_handlers(app, metrics.count_refusal)
     _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
     _add_state(app, backend, metrics)
-    _add_page(app, settings.example)
+    _add_page(app, example)
     return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
 
 
@@ -149,9 +151,9 @@ def _add_page(app: FastAPI, recording: Path | None) -> None:
         return FileResponse(_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
 
     @app.get("/example.npz", include_in_schema=False)
-    async def example() -> FileResponse:
+    async def example_recording() -> FileResponse:
         if recording is None:
-            raise refusal("not_found", "this service was started without an example recording")
+            raise refusal("not_found", "this bundle holds no example recording")
         return FileResponse(recording, media_type="application/octet-stream")
 
 

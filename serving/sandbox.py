@@ -24,7 +24,8 @@ from serving.settings import ParseLimits
 
 _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
-_START_TIMEOUT_S = 120.0
+_MAX_DETAIL = 4000
+_CODES = ("epochs_mismatch", "too_many_epochs", "reading_failed")
 # A child may answer with this many bytes per byte received, plus a constant: npz holds float32 where files may hold
 # 16-bit samples or be compressed.
 _ANSWER_RATIO = 16
@@ -104,21 +105,29 @@ class Sandbox:
         }
         async with self._places:
             started = asyncio.get_running_loop().time()
-            try:
-                answer = await asyncio.wait_for(self._ask(request, content), self._limits.wall_s + 2.0)
-            except TimeoutError:
-                answer = None
+            answer = await self._answer(request, content)
+            if answer is None and self._server is not None and self._server.poll() is not None:
+                # the server was lost, not this upload's own process: a new one gets one try
+                await self.start()
+                answer = await self._answer(request, content)
             elapsed = asyncio.get_running_loop().time() - started
         if answer is None:
             return self._silent(elapsed)
         header, body = answer
-        if header["code"] != "ok":
-            return Refused(str(header["code"]), str(header["detail"]))
+        if header.get("code") != "ok":
+            code = str(header.get("code"))
+            return Refused(code if code in _CODES else "reading_failed", str(header.get("detail"))[:_MAX_DETAIL])
         # The answer of a process that read hostile bytes is itself checked: plain arrays, validated on construction.
         try:
             return SignalEpochs.from_bytes(body)
         except (ValueError, KeyError, OSError, EOFError):
             return Refused("reading_failed", "the reader gave back something that is not a recording")
+
+    async def _answer(self, request: dict[str, object], content: bytes) -> tuple[dict[str, object], bytes] | None:
+        try:
+            return await asyncio.wait_for(self._ask(request, content), self._limits.wall_s + 2.0)
+        except TimeoutError:
+            return None
 
     def _silent(self, elapsed: float) -> Refused:
         if elapsed >= self._limits.wall_s - 0.5:
@@ -152,6 +161,11 @@ class Sandbox:
             writer.close()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
+        if self._server is not None:
+            for pipe in (self._server.stdin, self._server.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         for old in self._folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in os.environ}
@@ -180,8 +194,11 @@ async def _receive(reader: asyncio.StreamReader, max_bytes: int) -> tuple[dict[s
     (n_head,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
     if n_head > _MAX_HEADER:
         return None
-    header = json.loads(await reader.readexactly(n_head))
-    n_bytes = int(header["n_bytes"])
+    try:
+        header = json.loads(await reader.readexactly(n_head))
+        n_bytes = int(header["n_bytes"])
+    except (ValueError, KeyError, TypeError):
+        return None
     if not 0 <= n_bytes <= max_bytes:
-        return {"code": "too_many_epochs", "detail": "the recording is too large once read; send a shorter one"}, b""
+        return {"code": "reading_failed", "detail": "the recording is too large once read; send a shorter one"}, b""
     return header, await reader.readexactly(n_bytes)

@@ -52,14 +52,13 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
-    example: Path | None = Field(None, description="a recording that the web page offers to try")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     encoder: ReplicaSettings = ReplicaSettings()
     generator: ReplicaSettings = ReplicaSettings()
     parse: ParseLimits = ParseLimits()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
-    batch_wait_ms: float = Field(5.0, ge=0.0, description="how long the first picture of a batch waits for others")
+    batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
     max_epochs: int = Field(MAX_EPOCHS, ge=1, le=MAX_EPOCHS)

@@ -1,0 +1,192 @@
+"""The `phosphene` command. Everything heavy is imported inside the commands, so `--help` answers at once."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# The demo bundle and the simulated world it was trained in, as shipped beside the packages.
+_GENERATION = Path(__file__).resolve().parents[1] / "generation"
+DEMO_BUNDLE = _GENERATION / "demo_bundle"
+DEMO_DATA = _GENERATION / "demo_data"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 done, 1 the service failed, 2 the input was refused."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        status = arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"phosphene {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    assert isinstance(status, int)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="phosphene",
+        description="Decode pictures from EEG and MEG epochs. Pictures are generated estimates, not photographs.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "start the HTTP service and the web page")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
+
+    decode = _command(commands, "decode", _decode, "decode a recording without a server")
+    decode.add_argument("file", type=Path, nargs="+", help="a recording, or an EEG and a MEG recording")
+    decode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pictures and answer.json")
+    decode.add_argument("--images", type=int, default=1, metavar="N", help="pictures per epoch")
+    decode.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same pictures")
+    decode.add_argument("--num-inference-steps", type=int, metavar="N", help="default: the bundle's")
+    decode.add_argument("--guidance-scale", type=float, metavar="G", help="default: the bundle's")
+    decode.add_argument("--average", action="store_true", help="average the epochs of one stimulus first")
+    decode.add_argument("--subject", default="", help="a person the bundle knows")
+    decode.add_argument("--onsets", default="", help="onsets of a continuous file in seconds, comma-separated")
+
+    simulate = _command(commands, "simulate", _simulate, "write simulated recordings of scenes nobody was trained on")
+    simulate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for one file per modality")
+    simulate.add_argument("--scenes", type=int, default=6, metavar="N", help="pictures shown (default: %(default)s)")
+    simulate.add_argument("--repetitions", type=int, default=4, metavar="N", help="presentations of each")
+    simulate.add_argument("--subject", type=int, default=0, metavar="I", help="index of the simulated person")
+    simulate.add_argument("--seed", type=int, default=0, metavar="S", help="seed of scenes and noise")
+    simulate.add_argument("--format", choices=("npz", "fif"), default="npz")
+    _data_option(simulate)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "print a bundle's scores and measure them again")
+    evaluate.add_argument("--stored", action="store_true", help="only print what the bundle says")
+    evaluate.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the recordings' noise")
+    evaluate.add_argument("--pictures", action="store_true", help="judge decoded pictures too (minutes)")
+    _data_option(evaluate)
+
+    demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
+    demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
+    demo.add_argument("--scenes", type=int, default=6, metavar="N", help="pictures shown (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S", help="seed of scenes, noise and pictures")
+    _data_option(demo)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.add_argument("--bundle", type=Path, default=DEMO_BUNDLE, metavar="DIR", help="default: the shipped demo")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(run=run)
+    return command
+
+
+def _data_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data", type=Path, default=DEMO_DATA, metavar="DIR", help="folder with the targets.safetensors of the bundle"
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    from serving.cluster import local_service
+    from serving.settings import ServingSettings
+
+    given = {"bundle": arguments.bundle, "host": arguments.host, "port": arguments.port}
+    if arguments.settings is not None:
+        import yaml
+
+        given = (yaml.safe_load(arguments.settings.read_text()) or {}) | given
+    settings = ServingSettings.model_validate(given)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    _note(f"starting the service with bundle {settings.bundle} (10 to 30 s)")
+    with local_service(settings) as url:
+        if arguments.json:
+            print(json.dumps({"url": url, "bundle": str(settings.bundle)}), flush=True)
+        _note(f"ready: web page {url}/  API {url}/v1/generations  (Ctrl-C ends it)")
+        stop.wait()
+        _note("ending the service")
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from serving.decode import decode_files
+    from serving.schema import GenerationFields
+
+    names = ("images", "seed", "num_inference_steps", "guidance_scale", "average", "subject", "onsets")
+    fields = GenerationFields(**{name: getattr(arguments, name) for name in names})
+    answer = decode_files(arguments.bundle, arguments.file, fields, arguments.out)
+    if arguments.json:
+        print((arguments.out / "answer.json").read_text())
+        return 0
+    for epoch in answer.epochs:
+        nearest = epoch.neighbours[0]
+        print(
+            f"epoch {epoch.index} {epoch.stimulus}: confidence {epoch.confidence:.3f} ({epoch.confidence_words}); "
+            f"nearest: {nearest.caption or nearest.name} ({nearest.similarity:.2f})"
+        )
+    print(f"pictures and answer.json are in {arguments.out}. {answer.notice}")
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from serving.simulated import show_scenes
+
+    shown = show_scenes(
+        arguments.bundle,
+        arguments.data,
+        n_scenes=arguments.scenes,
+        n_repetitions=arguments.repetitions,
+        subject=arguments.subject,
+        seed=arguments.seed,
+    )
+    files = shown.write(arguments.out, arguments.format)
+    if arguments.json:
+        print(json.dumps({"files": [str(file) for file in files], "captions": shown.captions}))
+        return 0
+    for file in files:
+        print(f"wrote {file}")
+    print(
+        f"simulated person {arguments.subject + 1} looked at {arguments.scenes} scenes, {arguments.repetitions} x each"
+    )
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from serving.evaluation import measured_scores, score_lines, stored_scores
+
+    scores: dict[str, object] = {"stored": stored_scores(arguments.bundle)}
+    if not arguments.stored:
+        scores["measured"] = measured_scores(
+            arguments.bundle, arguments.data, seed=arguments.seed, pictures=arguments.pictures
+        )
+    print(json.dumps(scores) if arguments.json else "\n".join(score_lines(scores)))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from serving.demo import run_demo
+
+    result = run_demo(
+        arguments.bundle, arguments.data, arguments.out, n_scenes=arguments.scenes, seed=arguments.seed, note=_note
+    )
+    print(json.dumps(result.to_json()) if arguments.json else result.text())
+    return 0
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

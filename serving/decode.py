@@ -1,0 +1,83 @@
+"""Decoding on this machine without a server: the same reading, models and answer as over HTTP."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from tqdm import tqdm
+
+from serving.answers import Answers
+from serving.metrics import Metrics
+from serving.problems import problem_of
+from serving.rendering import from_base64_bytes
+from serving.sandbox import Sandbox
+from serving.schema import MAX_FILES, GenerationFields, GenerationResponse, Progress
+from serving.settings import ServingSettings
+from serving.workers import LocalBackend
+
+
+def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out: Path) -> GenerationResponse:
+    """Decode one recording, or an EEG and a MEG recording, and write pictures and the answer.
+
+    Parameters
+    ----------
+    bundle : Path
+        Folder of the bundle.
+    files : list of Path
+    fields : GenerationFields
+    out : Path
+        Receives ``epoch-000-image-0.png`` and so on, and ``answer.json``.
+
+    Returns
+    -------
+    GenerationResponse
+
+    Raises
+    ------
+    ValueError
+        If the recording is refused.
+    """
+    if len(files) > MAX_FILES:
+        raise ValueError(f"got {len(files)} files, at most {MAX_FILES} are taken: one of EEG and one of MEG")
+    contents = [file.read_bytes() for file in files]
+    answer = asyncio.run(_answer(ServingSettings(bundle=bundle), fields, contents))
+    write_answer(answer, out)
+    return answer
+
+
+def write_answer(answer: GenerationResponse, out: Path) -> list[Path]:
+    """Write the pictures of an answer as PNG files, and the rest of it as ``answer.json``; return the pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for epoch in answer.epochs:
+        for number, image in enumerate(epoch.images):
+            path = out / f"epoch-{epoch.index:03d}-image-{number}.png"
+            path.write_bytes(from_base64_bytes(image))
+            written.append(path)
+    small = answer.model_dump(mode="json")
+    for epoch in small["epochs"]:
+        del epoch["images"]
+        for neighbour in epoch["neighbours"]:
+            del neighbour["thumbnail"]
+    (out / "answer.json").write_text(json.dumps(small, indent=1))
+    return written
+
+
+async def _answer(settings: ServingSettings, fields: GenerationFields, contents: list[bytes]) -> GenerationResponse:
+    sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+    try:
+        await sandbox.start()
+        answers = Answers(LocalBackend(settings), sandbox, Metrics())
+        with tqdm(desc="decoding", unit="step", delay=1.0) as bar:
+
+            def advance(progress: Progress) -> None:
+                if progress.stage == "generate":
+                    bar.total = progress.n_steps
+                    bar.update(progress.step - bar.n)
+
+            return await answers.generation(fields, contents, advance)
+    except HTTPException as error:
+        raise ValueError(problem_of(error).detail) from None
+    finally:
+        sandbox.close()

@@ -1,0 +1,76 @@
+"""A bundle's scores: those in its manifest, and the same measured again on fresh simulated recordings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generation.bundle import Bundle
+from generation.demo_scores import N_REPETITIONS, interval, score_bundle
+from generation.pipeline import ReconstructionPipeline
+from generation.scene_judge import SceneJudge
+from serving.simulated import recorder_of
+
+JUDGE = "judge.safetensors"
+
+
+def stored_scores(bundle: Path) -> dict[str, Any]:
+    """Return what the manifest says, with the statement on the data."""
+    manifest = Bundle.load(bundle).manifest
+    return {"bundle": manifest.id, "data": manifest.data_statement, **manifest.scores}
+
+
+def measured_scores(bundle_folder: Path, data: Path, *, seed: int, pictures: bool) -> dict[str, Any]:
+    """Record every gallery scene anew and find it again; with `pictures`, judge decoded pictures too.
+
+    Returns
+    -------
+    dict
+        Per combination of modalities the share of scenes found first among all, with 95 % interval, chance, n and
+        presentations averaged; ``pictures`` holds `generation.demo_scores.score_bundle`.
+    """
+    bundle = Bundle.load(bundle_folder)
+    pipeline = ReconstructionPipeline(bundle, embedding_only=True)
+    recorder = recorder_of(bundle, data)
+    gallery = pipeline.gallery
+    n = len(gallery.names)
+    scores: dict[str, Any] = {}
+    for names in recorder.combinations:
+        recordings = recorder.record(gallery.image_embeds, names, seed=2000 + seed)
+        found = np.array([near[0].index for near in pipeline.embed(recordings).neighbours])
+        top_1 = float((found == np.arange(n)).mean())
+        scores["+".join(names)] = {
+            "gallery_top_1": round(top_1, 4),
+            "interval": interval(top_1, n),
+            "chance": 1 / n,
+            "n": n,
+            "n_averaged": N_REPETITIONS,
+        }
+    if pictures:
+        if not (data / JUDGE).is_file():
+            raise ValueError(f"{data / JUDGE} is missing, expected the judge of the demo scenes; give its folder")
+        from alignment.runtime import Runtime
+
+        scores["pictures"] = score_bundle(bundle, SceneJudge.load(data / JUDGE), recorder, Runtime())
+    return scores
+
+
+def score_lines(scores: Any, indent: str = "") -> list[str]:
+    """Lay nested scores out for a terminal."""
+    lines = []
+    for name, value in scores.items():
+        if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+            lines += [f"{indent}{name}", *score_lines(value, indent + "  ")]
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}: " + ", ".join(f"{key} {_plain(part)}" for key, part in value.items()))
+        else:
+            lines.append(f"{indent}{name}: {_plain(value)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_plain(part) for part in value) + "]"
+    return str(value)
