@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import uvicorn
@@ -19,7 +20,7 @@ from serving.sandbox import Sandbox
 from serving.schema import BundleInfo, CutWindow, InputReport, Neighbour
 from serving.settings import ServingSettings
 
-CH_NAMES = ("Fp1", "Fz", "Cz", "C3", "C4", "Pz", "P3", "P4", "O1", "Oz", "O2")
+CH_NAMES = ("Fp1", "F1", "Cz", "C3", "C4", "Pz", "P3", "P4", "O1", "Oz", "O2")
 IMAGE_SIZE = 32
 INFO = BundleInfo(
     id="fake-1",
@@ -101,12 +102,12 @@ def make_epochs(n_epochs: int = 2, *, ch_names: Sequence[str] = CH_NAMES, seed: 
 
 
 @contextmanager
-def fake_service(settings: ServingSettings, backend: FakeBackend) -> Iterator[str]:
+def fake_service(settings: ServingSettings, backend: FakeBackend, example: Path | None = None) -> Iterator[str]:
     """Run the interface over `backend` in a thread; yield its base URL."""
     port = free_port()
     sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
     server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, backend, sandbox), host="127.0.0.1", port=port, log_level="error")
+        uvicorn.Config(create_app(settings, backend, sandbox, example), host="127.0.0.1", port=port, log_level="error")
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -40,7 +40,7 @@ UNSAFE_CALLS = {
     "pandas.read_pickle",
     "pd.read_pickle",
 }
-TESTS_OF_NO_MODULE = {"architecture", "deploy", "readme"}
+TESTS_OF_NO_MODULE = {"architecture", "deploy", "page", "readme"}
 
 
 @cache

@@ -121,7 +121,7 @@ def test_files_are_counted(http: httpx.Client) -> None:
 
 def test_recordings_that_do_not_fit_are_refused_with_their_sentence(http: httpx.Client) -> None:
     lacking = make_epochs(ch_names=CH_NAMES[2:])
-    assert "'Fp1', 'Fz'" in check_problem(post(http, lacking.to_bytes()), 422, "epochs_mismatch").detail
+    assert "'Fp1', 'F1'" in check_problem(post(http, lacking.to_bytes()), 422, "epochs_mismatch").detail
     check_problem(post(http, b""), 422, "epochs_mismatch")
     check_problem(post(http, b"\x00" * 1000), 422, "epochs_mismatch")
     second = check_problem(post(http, make_epochs().to_bytes(), b"junk"), 422, "epochs_mismatch")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from encoders.build import PRESETS, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModule, BrainModuleConfig
@@ -70,6 +71,18 @@ def test_linear_start_is_a_linear_function_of_the_signal():
     torch.testing.assert_close(network(first + 2 * second, positions, subject), sum_of_outputs, atol=1e-4, rtol=1e-4)
 
 
+def test_time_courses_commute_with_mixing_sensors_when_all_is_linear():
+    torch.manual_seed(0)
+    network = build_encoder(DEMO, SignalShape(20, 64, 100.0, 2), 32).double().eval()
+    assert network.commutes
+    with torch.no_grad():
+        network.people.weight.add_(0.1 * torch.randn_like(network.people.weight))
+    data, positions, subject = torch.randn(2, 20, 64).double(), torch.rand(20, 2).double(), torch.tensor([0, 2])
+    early = network(data, positions, subject)
+    network.commutes = False
+    torch.testing.assert_close(network(data, positions, subject), early)
+
+
 def test_mean_aggregation_accepts_any_length():
     torch.manual_seed(0)
     network = BrainModule(NARROW, SignalShape(20, 64, 100.0, 2), 32).eval()
@@ -97,3 +110,51 @@ def test_one_linear_time_course_starts_as_the_mean():
 def test_settings_without_effect_or_sense_are_refused(wrong, named):
     with pytest.raises(ValueError, match=named):
         BrainModule(NARROW.model_copy(update=wrong), SignalShape(20, 64, 100.0, 2), 32)
+
+
+def test_demo_size_beats_ridge_on_two_simulated_people():
+    """Linear sources, smooth fields over the map, strong slow noise; 200 unseen images, one epoch each."""
+    torch.manual_seed(0)
+    n_train, n_test, n_sources, n_channels, n_times = 1000, 200, 16, 24, 64
+    targets = torch.randn(n_train + n_test, n_sources)
+    positions, times = torch.rand(n_channels, 2), torch.arange(n_times)
+    places, latencies = torch.rand(n_sources, 2), torch.rand(n_sources) * 50 + 7
+    courses = torch.exp(-0.5 * ((times - latencies[:, None]) / 4) ** 2) * torch.cos((times - latencies[:, None]) / 4)
+    slow = torch.linalg.cholesky(torch.exp(-(times[:, None] - times).abs() / 15.0))
+
+    def record(shift):
+        fields = torch.exp(-torch.cdist(positions, places + shift).square() / 0.05) * torch.randn(n_sources).sign()
+        signal = torch.einsum("ns,cs,st->nct", targets, fields, courses)
+        return 0.5 * signal + torch.randn(len(targets), n_channels, n_times) @ slow.T
+
+    data = torch.stack([record(0.05 * torch.randn(n_sources, 2)) for _ in range(2)])
+    gallery = functional.normalize(targets[n_train:], dim=-1)
+
+    def top_1(brain_embeds):
+        return float(((brain_embeds @ gallery.T).argmax(-1) == torch.arange(n_test)).float().mean())
+
+    ridge = []
+    for person in data:
+        flat = person.flatten(1).double()
+        gram = flat[:n_train] @ flat[:n_train].T
+        found = []
+        for penalty in (0.03, 0.1, 0.3, 1.0):
+            system = gram + penalty * gram.diagonal().mean() * torch.eye(n_train)
+            dual = torch.linalg.solve(system, targets[:n_train].double())
+            found.append(top_1((flat[n_train:] @ flat[:n_train].T @ dual).float()))
+        ridge.append(max(found))  # chosen on the test set, to ridge's advantage
+    network = build_encoder(DEMO, SignalShape(n_channels, n_times, 100.0, 2), n_sources).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for _ in range(160):
+        image, person = torch.randint(n_train, (128,)), torch.randint(2, (128,))
+        embeds = functional.normalize(network(data[person, image], positions, person), dim=-1)
+        logits = 5 * embeds @ functional.normalize(targets[image], dim=-1).T
+        same = (image[:, None] == image).fill_diagonal_(False)
+        optimizer.zero_grad()
+        functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(128)).backward()
+        optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        found = [top_1(network(data[i, n_train:], positions, torch.full((n_test,), i))) for i in range(2)]
+    assert min(ridge) >= 0.05 and max(ridge) <= 0.8  # chance .005: neither trivial nor impossible
+    assert sum(found) >= sum(ridge), (found, ridge)

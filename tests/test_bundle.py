@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from generation.bundle import Bundle, BundleError, BundleParts, CutWindow, write_bundle
+from alignment.calibrate import ConfidenceNull
+from encoders.epochs import SignalEpochs
+from generation.bundle import Bundle, BundleError, BundleFacts, BundleParts, CutWindow, write_bundle
 from generation.gallery import Gallery
 from generation.image_decoder import StableUnCLIPConfig
 
@@ -22,6 +24,22 @@ GALLERY = Gallery(
     tuple(f"a picture of {i}" for i in range(5)),
 )
 NULL = {"eeg": np.linspace(0, 1, 7, dtype=np.float32), "eeg+meg": np.linspace(0, 2, 5, dtype=np.float32)}
+FACTS = BundleFacts(
+    modalities=("eeg", "meg"),
+    subjects=("sim-01",),
+    embed_dim=8,
+    image_size=4,
+    preprocessing_hash="0" * 64,
+    window=CutWindow(tmin=-0.2, tmax=1.0, l_freq=0.1, h_freq=40.0),
+)
+EXAMPLE = SignalEpochs(
+    data=RNG.normal(size=(1, 2, 10)).astype(np.float32),
+    sfreq=100.0,
+    tmin=0.0,
+    ch_names=("Cz", "Pz"),
+    ch_types=("eeg", "eeg"),
+    positions=np.zeros((2, 3), np.float32),
+)
 
 
 def write(folder: Path, **changes: Any) -> Bundle:
@@ -29,10 +47,10 @@ def write(folder: Path, **changes: Any) -> Bundle:
     for name in ("brain", "unclip/unet"):
         (sources / name).mkdir(parents=True, exist_ok=True)
         (sources / name / "weights.bin").write_bytes(bytes(range(256)))
-    parts = BundleParts(sources / "brain", sources / "unclip", GALLERY, NULL)
+    parts = BundleParts(sources / "brain", sources / "unclip", GALLERY, ConfidenceNull(NULL), example=EXAMPLE)
     arguments: dict[str, Any] = {
         "data_statement": "simulated",
-        "window": CutWindow(tmin=-0.2, tmax=1.0, l_freq=0.1, h_freq=40.0),
+        "facts": FACTS,
         "decoder": StableUnCLIPConfig(noise_level=3),
         "configs": {"train": {"steps": 10}},
         "scores": {"top_1": 0.3, "chance": 1 / 200},
@@ -53,12 +71,14 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     written = write(tmp_path / "bundle")
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest == written.manifest
-    assert bundle.manifest.embed_dim == 8
+    assert {name: getattr(bundle.manifest, name) for name in vars(FACTS)} == vars(FACTS)
     assert bundle.manifest.decoder == StableUnCLIPConfig(noise_level=3).model_dump()
     assert bundle.manifest.scores["chance"] == 1 / 200
     assert (bundle.brain_folder / "weights.bin").is_file()
     assert (bundle.decoder_folder / "unet" / "weights.bin").is_file()
-    assert {key: list(value) for key, value in bundle.null().items()} == {key: list(v) for key, v in NULL.items()}
+    assert {key: list(value) for key, value in bundle.null().scores.items()} == {k: list(v) for k, v in NULL.items()}
+    assert bundle.example is not None
+    assert np.array_equal(SignalEpochs.load(bundle.example).data, EXAMPLE.data)
     gallery = bundle.gallery()
     assert np.array_equal(gallery.image_embeds, GALLERY.image_embeds) and np.array_equal(gallery.thumbs, GALLERY.thumbs)
     assert (gallery.names, gallery.captions) == (GALLERY.names, GALLERY.captions)
@@ -128,7 +148,10 @@ def test_truncation_and_links_are_named(tmp_path: Path) -> None:
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "brain/../../outside.bin", "brain\\x", "C:/x", "", "."])
+OUTSIDE = ["../outside.bin", "/etc/hostname", "brain/../../outside.bin", "brain\\x", "C:/x", "", ".", "brain//x", "./x"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_paths_out_of_the_folder_are_refused_unread(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,13 +210,12 @@ def test_describing_a_bundle_needs_no_torch(tmp_path: Path, project_root: Path) 
     subprocess.run([sys.executable, "-c", code], cwd=project_root, check=True)
 
 
-def test_neighbours_are_the_nearest_by_cosine() -> None:
-    similarity = GALLERY.similarity(3 * GALLERY.image_embeds[[2, 0]])
-    assert similarity.shape == (2, 5) and similarity.dtype == np.float32
+def test_neighbours_are_the_most_similar_best_first() -> None:
+    similarity = np.array([[0.1, 0.9, 0.3, 0.3, -1.0], [0.5, 0.4, 0.3, 0.2, 0.1]], dtype=np.float32)
     best = GALLERY.neighbours(similarity, top_k=3)
-    assert [row[0].name for row in best] == ["picture-2", "picture-0"]
-    assert best[0][0].similarity == pytest.approx(1, abs=1e-5)
-    assert [n.similarity for n in best[1]] == sorted((n.similarity for n in best[1]), reverse=True)
+    assert [[n.index for n in row] for row in best] == [[1, 2, 3], [0, 1, 2]]
+    assert best[0][0].name == "picture-1" and best[0][0].caption == "a picture of 1"
+    assert best[0][0].similarity == pytest.approx(0.9)
     assert len(GALLERY.neighbours(similarity, top_k=50)[0]) == 5
 
 

@@ -148,9 +148,13 @@ def test_modality_dropout_never_takes_everything_and_is_off_in_eval():
 def test_modality_dropout_trains_on_all_three_conditions():
     fusion = _fusion(modality_dropout=0.5).train()
     seen = set()
-    fusion.combine = lambda embeds, masks: (
-        seen.update(zip(masks["eeg"].tolist(), masks["meg"].tolist(), strict=True)) or nn.Module.register_forward_hook
-    )
+    combine = fusion.combine
+
+    def watched(embeds, available):
+        seen.update(zip(available["eeg"].tolist(), available["meg"].tolist(), strict=True))
+        return combine(embeds, available)
+
+    fusion.combine = watched
     data, positions, subject = _inputs(n=32)
     torch.manual_seed(0)
     fusion(data, positions, subject)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_bundle import make_tiny_image_variation, make_tiny_unclip
 
 from alignment.runtime import Runtime
@@ -122,6 +122,34 @@ def test_cancelling_stops_at_the_next_step(backend: Backend) -> None:
     assert before.tobytes() == backend.decoder.generate(embeds(1), seeds=[4], **SETTINGS).tobytes()
 
 
+SCHEDULERS = [
+    "UniPCMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "PNDMScheduler",
+    "HeunDiscreteScheduler",
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers beside numpy 2
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_isolation_seeds_and_steps_hold_for_other_schedulers(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+
+    pipeline = backend.decoder._pipeline  # type: ignore[attr-defined]
+    scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    monkeypatch.setattr(pipeline, "scheduler", scheduler)
+    seen: list[tuple[int, int]] = []
+    settings: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    both = backend.decoder.generate(embeds(2), seeds=[4, 5], on_step=lambda *step: seen.append(step), **settings)
+    assert seen == sorted(seen) and seen[-1] == (4, 4)
+    assert both.tobytes() == backend.decoder.generate(embeds(2), seeds=[4, 5], **settings).tobytes()
+    assert levels(both[1], backend.decoder.generate(embeds(2)[1:], seeds=[5], **settings)[0]) <= 1
+
+
 def test_large_requests_run_in_batches_and_count_all_steps(unclip: Backend, runtime: Runtime) -> None:
     small = build_decoder(StableUnCLIPConfig(match="none", max_batch=2), unclip.folder, runtime)
     seen: list[tuple[int, int]] = []
@@ -194,6 +222,15 @@ def test_guidance_of_one_runs_the_network_once_per_step(backend: Backend, monkey
     assert batches == [3, 3, 6, 6]
 
 
+def test_loading_is_silent(unclip: Backend, runtime: Runtime, capfd: pytest.CaptureFixture[str]) -> None:
+    (unclip.folder / "empty_prompt.safetensors").unlink(missing_ok=True)
+    save_empty_prompt(unclip.folder, torch.zeros(1, 4, 16))
+    capfd.readouterr()
+    build_decoder(StableUnCLIPConfig(), unclip.folder, runtime).generate(embeds(1), seeds=[1], **SETTINGS)
+    (unclip.folder / "empty_prompt.safetensors").unlink()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_towers_are_not_loaded(unclip: Backend, variation: Backend) -> None:
     for backend in (unclip, variation):
         parts = backend.decoder._pipeline.components  # type: ignore[attr-defined]
@@ -220,6 +257,18 @@ def test_a_folder_with_null_towers_opens_here_and_in_diffusers(tmp_path: Path, r
         **SETTINGS,
     ).images[0]
     assert np.array_equal(images[0], np.asarray(expected))
+
+
+def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path, runtime: Runtime) -> None:
+    folder = make_tiny_unclip(tmp_path / "model", embed_dim=D)
+    full = build_decoder(StableUnCLIPConfig(), folder, runtime).generate(embeds(2), seeds=[3, 4], **SETTINGS)
+    for path in folder.glob("*/*.safetensors"):
+        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    decoder = build_decoder(StableUnCLIPConfig(), folder, runtime)
+    parts = decoder._pipeline.components  # type: ignore[attr-defined]
+    weights = [weight for name in ("unet", "vae", "image_normalizer") for weight in parts[name].parameters()]
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert levels(full, decoder.generate(embeds(2), seeds=[3, 4], **SETTINGS)) <= 3
 
 
 def test_a_stored_empty_prompt_stands_for_the_text_encoder(tmp_path: Path, runtime: Runtime) -> None:

@@ -1,5 +1,4 @@
 import gzip
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +116,7 @@ def test_epoched_eeglab(tmp_path: Path) -> None:
     epochs = read_epochs(tmp_path / "x.set")
     assert epochs.data.shape == (3, 4, 161)
     assert epochs.tmin == pytest.approx(-0.1)
-    assert epochs.stimulus == ("dog", "cat", "dog")
+    assert epochs.stimulus == ("dog", "cat", "dog")  # the second dog is in the cat's epoch too
 
 
 def test_epochs_fif_and_npz_agree(tmp_path: Path) -> None:
@@ -139,42 +138,6 @@ def test_onsets_for_cut_data_have_no_effect_and_are_refused(tmp_path: Path) -> N
     cut_recording().save(tmp_path / "x-epo.fif", verbose="error")
     with pytest.raises(EpochsMismatch, match="already cut"):
         read_epochs(tmp_path / "x-epo.fif", onsets=[1.0])
-
-
-def test_brainvision_header_may_not_point_elsewhere(tmp_path: Path) -> None:
-    write_brainvision(recording(), tmp_path)
-    header = tmp_path / "parts" / "x.vhdr"
-    secret = tmp_path / "secret.eeg"
-    shutil.copy(tmp_path / "parts" / "x.eeg", secret)
-    for name in ("../secret.eeg", str(secret), "..\\secret.eeg", "C:secret.eeg"):
-        text = header.read_text().replace("DataFile=x.eeg", f"DataFile={name}")
-        (tmp_path / "evil.vhdr").write_text(text)
-        with pytest.raises(EpochsMismatch, match="another folder"):
-            read_epochs(pack(tmp_path / "evil.zip", tmp_path / "evil.vhdr", tmp_path / "parts" / "x.vmrk"))
-
-
-def test_eeglab_companion(tmp_path: Path) -> None:
-    savemat = pytest.importorskip("scipy.io").savemat
-    data = np.sin(np.arange(4 * 1600).reshape(4, 1600) / 50).astype("<f4")
-    data.T.tofile(tmp_path / "x.fdt")
-    eeg = {
-        "setname": "x", "nbchan": 4, "trials": 1, "pnts": 1600, "srate": SFREQ, "xmin": 0.0, "xmax": 8.0,
-        "chanlocs": np.rec.fromarrays([np.asarray(NAMES, dtype=object)], names=["labels"]),
-        "event": np.rec.fromarrays([np.asarray(["dog", "cat"], dtype=object), [400.0, 900.0]], names=["type", "latency"]),
-        "icawinv": [], "icasphere": [], "icaweights": [], "icaact": [],
-        "chaninfo": {"icachansind": []}, "ref": "", "epoch": [], "urevent": [],
-        "filename": "x.set", "filepath": "", "times": [], "icachansind": [],
-    }  # fmt: skip
-    savemat(tmp_path / "x.set", {"EEG": eeg | {"data": "x.fdt"}}, appendmat=False)
-    epochs = read_epochs(pack(tmp_path / "x.zip", tmp_path / "x.set", tmp_path / "x.fdt"))
-    assert epochs.stimulus == ("dog", "cat")
-    np.testing.assert_allclose(epochs.data[0, :, 40], data[:, 399] * 1e-6, rtol=1e-4)
-    with pytest.raises(EpochsMismatch, match=r"data file 'x.fdt' is missing"):
-        read_epochs(pack(tmp_path / "y.zip", tmp_path / "x.set"))
-    for name in ("../x.fdt", "/etc/x.fdt"):
-        savemat(tmp_path / "x.set", {"EEG": eeg | {"data": name}}, appendmat=False)
-        with pytest.raises(EpochsMismatch, match="another folder"):
-            read_epochs(pack(tmp_path / "z.zip", tmp_path / "x.set", tmp_path / "x.fdt"))
 
 
 def test_two_recordings_in_a_zip_are_refused(tmp_path: Path) -> None:
@@ -213,7 +176,7 @@ def test_duplicate_names_are_refused(tmp_path: Path) -> None:
         (b"\xffBIOSEMI" + b" " * 300, "looks like BDF"),
         (b"MATLAB 5.0 MAT-file" + bytes(300), "looks like EEGLAB|no EEG structure"),
         (b"\x89HDF\r\n\x1a\n" + bytes(300), "looks like EEGLAB"),
-        (b"Brain Vision Data Exchange Header File Version 1.0\n", "another folder"),
+        (b"Brain Vision Data Exchange Header File Version 1.0\n", "names no data file"),
     ],
 )
 def test_refusals_are_plain(content: bytes, message: str, tmp_path: Path) -> None:

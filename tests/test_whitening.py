@@ -6,7 +6,7 @@ from encoders.whitening import ledoit_wolf, mvnn
 
 def coloured(n_epochs: int, n_channels: int, n_times: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    mixing = rng.standard_normal((n_channels, n_channels)) + 2 * np.eye(n_channels)
+    mixing = 0.3 * rng.standard_normal((n_channels, n_channels)) + 2 * np.eye(n_channels)
     return (mixing @ rng.standard_normal((n_epochs, n_channels, n_times))).astype(np.float32)
 
 

@@ -1,0 +1,129 @@
+"""The command line: it answers at once, names what is wrong, and decodes without a server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundle import make_tiny_bundle, tiny_recording
+
+from serving.cli import main
+from serving.rendering import SOURCE_TYPE, contact_sheet
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'ray', 'mne', 'numpy', 'pydantic', 'fastapi', 'diffusers'}"
+    code = f"import sys, serving.cli; serving.cli._parser().format_help(); print({heavy} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+    def seconds(*arguments: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    # the interpreter's own start is measured beside it, because a busy machine slows both
+    start = min(seconds("-c", "pass") for _ in range(3))
+    assert min(seconds("-m", "serving.cli", "--help") for _ in range(3)) < start + 0.4
+
+
+def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    listed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(name in listed for name in ("serve", "decode", "simulate", "evaluate", "demo"))
+    assert "generated estimates" in " ".join(listed.split())
+
+
+def test_decode_writes_marked_pictures_and_an_answer(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = tmp_path / "recording.npz"
+    tiny_recording("eeg", 2).save(recording)
+    arguments = ["decode", str(recording), "--bundle", str(bundle), "--out", str(tmp_path / "out"), "--images", "2"]
+    assert main([*arguments, "--seed", "3", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    pictures = sorted((tmp_path / "out").glob("*.png"))
+    assert [path.name for path in pictures] == [f"epoch-00{e}-image-{i}.png" for e in range(2) for i in range(2)]
+    with Image.open(pictures[0]) as picture:
+        assert SOURCE_TYPE in picture.text["XML:com.adobe.xmp"]
+    assert answer == json.loads((tmp_path / "out" / "answer.json").read_text())
+    assert (answer["seed"], len(answer["epochs"])) == (3, 2) and "images" not in answer["epochs"][0]
+    first = [path.read_bytes() for path in pictures]
+    assert main([*arguments, "--seed", "3"]) == 0
+    assert [path.read_bytes() for path in pictures] == first
+    assert "confidence" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda path: path.write_bytes(b"junk"), "known recording format"),
+        (lambda path: tiny_recording().pick(tiny_recording().ch_names[:9]).save(path), "channels"),
+    ],
+)
+def test_what_does_not_fit_ends_with_status_2_and_a_sentence(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: object, named: str
+) -> None:
+    recording = tmp_path / "recording.npz"
+    make(recording)  # type: ignore[operator]
+    assert main(["decode", str(recording), "--bundle", str(bundle), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert named in told and "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files_and_damaged_bundles_are_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", str(tmp_path / "no.npz"), "--bundle", str(bundle), "--out", str(tmp_path)]) == 2
+    assert "no.npz" in capsys.readouterr().err
+    assert main(["serve", "--bundle", str(tmp_path)]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--bundle", str(bundle), "--port", port]) == 2
+        assert port in capsys.readouterr().err
+    assert main(["demo", "--bundle", str(bundle), "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "targets.safetensors" in capsys.readouterr().err
+
+
+def test_evaluate_prints_the_stored_scores(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--bundle", str(bundle), "--stored", "--json"]) == 0
+    stored = json.loads(capsys.readouterr().out)["stored"]
+    assert stored["chance"] == 0.005 and "random weights" in stored["data"]
+    assert main(["evaluate", "--bundle", str(bundle), "--stored"]) == 0
+    assert "chance 0.005" in capsys.readouterr().out
+
+
+def test_a_contact_sheet_shows_every_picture() -> None:
+    rng = np.random.default_rng(0)
+    rows = {label: [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(3)] for label in ("a", "b")}
+    sheet = np.asarray(contact_sheet(rows, title="title", cell=32))
+    for pictures in rows.values():
+        for picture in pictures:
+            windows = np.lib.stride_tricks.sliding_window_view(sheet, picture.shape)[:, :, 0]
+            close = np.abs(windows[..., 0, 0, :].astype(int) - picture[0, 0]).sum(axis=-1) == 0
+            assert any(np.array_equal(windows[y, x], picture) for y, x in np.argwhere(close))
+
+
+def test_the_command_is_installed() -> None:
+    command = Path(sys.executable).with_name("phosphene")
+    if not command.is_file():
+        pytest.skip("the package is not installed in this environment")
+    found = subprocess.run([command, "--help"], capture_output=True, text=True, check=True, env=os.environ)
+    assert "decode" in found.stdout

@@ -1,0 +1,161 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from alignment import train as module
+from alignment.brain_model import BrainModel
+from alignment.pairs import TargetSplit
+from alignment.runtime import Runtime
+from alignment.train import BrainTraining, TrainConfig, train
+from encoders.simulate import BrainSimulator
+from tests.toy_brain import toy_splits, write_toy_targets
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    encoder = {
+        "name": "brain_module", "n_virtual": 16, "width": 16, "fourier_width": 32, "spatial_dropout": 0.0, "n_convs": 0,
+        "init": "linear", "head_width": 0, "time_agg": "linear", "n_time_weights": 8,
+    }  # fmt: skip
+    base = {
+        "targets": str(write_toy_targets(folder / "targets.safetensors")),
+        "modalities": {
+            "eeg": {"layout": "things_eeg2_63", "encoder": encoder},
+            "meg": {"layout": "ctf275", "encoder": encoder},
+        },
+        "simulation": {"n_subjects": 2, "noise_scale": {"eeg": 0.05, "meg": 0.05}},
+        "data": {"n_train_images": 100, "n_val_images": 20, "train_repetitions": 2},
+        "fit": {"max_steps": 30, "lr": 0.005, "schedule": "onecycle", "validate_every": 15, "checkpoint_every": 5,
+                "log_every": 1},
+        "batch_size": 40,
+        "threads": 1,
+    }  # fmt: skip
+    return base | changes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    config = TrainConfig.model_validate(settings(folder))
+    return folder / "run", train(config, folder / "run")
+
+
+def test_run_folder_holds_everything(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "log.jsonl", "checkpoints", "best", "brain", "report.json"}
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report["selection"]["split"] == "val" and list(report["scores"]) == ["eeg", "meg", "eeg+meg"]
+    written = TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
+    assert written.batch_size == 40
+
+
+def test_training_learns(run: tuple[Path, dict[str, Any]]) -> None:
+    lines = [json.loads(line) for line in (run[0] / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    averaged = run[1]["scores"]["eeg+meg"]["averaged_4"]
+    assert averaged["network"]["top_1"] > 3 * averaged["network"]["chance_top_1"]
+
+
+def test_exported_model_reads_recordings_as_in_the_report(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    config = TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
+    splits = toy_splits()
+    simulator = BrainSimulator(config.simulation, 16, splits["train"].embeds, splits["train"].concepts)
+    model = BrainModel.load(folder / "brain", Runtime(device="cpu"))
+    shown = splits["test"].embeds
+    hits = []
+    for subject in range(2):
+        recordings = [
+            simulator.record(
+                shown, modality=modality, subject=subject, n_repetitions=4, seed=3, stimulus=[str(i) for i in range(20)]
+            )
+            for modality in ("eeg", "meg")
+        ]
+        answer = model.embed(recordings, average=True)
+        assert answer.report.subject == f"sim-{subject + 1:02d}"
+        hits.append(model.similarity(answer.brain_embeds, shown).argmax(axis=1) == np.arange(20))
+        spread = (answer.image_embeds - shown.mean(axis=0)).std() / (shown - shown.mean(axis=0)).std()
+        assert 0.6 < spread < 1.6
+    assert np.mean(hits) == pytest.approx(report["scores"]["eeg+meg"]["averaged_4"]["network"]["top_1"], abs=0.03)
+
+
+def test_the_test_split_is_not_read_before_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Untouchable:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError("the test split was read")
+
+    splits: dict[str, Any] = {**toy_splits(), "test": Untouchable()}
+    monkeypatch.setattr(module, "read_targets", lambda path: splits)
+    config = TrainConfig.model_validate(settings(tmp_path))
+    training = BrainTraining(config, Runtime(device="cpu"))
+    assert set(training.validate(training.module)) >= {"score", "eeg_top_1", "eeg+meg_two_way"}
+    batch = training.batch_at(0, 0, 1)
+    loss, logs = training.loss(training.module, batch)
+    assert torch.isfinite(loss) and "eeg+meg_contrastive" in logs
+
+
+def test_pictures_are_spread_over_concepts() -> None:
+    split = TargetSplit(np.arange(12, dtype="f")[:, None], np.repeat([5, 6, 7], [8, 2, 2]))
+    assert module._spread_over_concepts(split, 6).ravel().tolist() == [0, 1, 8, 9, 10, 11]
+    assert len(module._spread_over_concepts(split, 100)) == 12
+
+
+def test_settings_that_do_nothing_or_do_not_exist_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="modality_dropout 0.3 has no effect"):
+        config = TrainConfig.model_validate(settings(tmp_path, fusion={"modality_dropout": 0.3}))
+        BrainTraining(config, Runtime(device="cpu"))
+    with pytest.raises(ValueError, match="learning_rate"):
+        TrainConfig.model_validate(settings(tmp_path, fit={"max_steps": 1, "learning_rate": 1}))
+    unknown = {"eeg": {"layout": "things_eeg2_63", "encoder": "nonsense"}}
+    with pytest.raises(ValueError, match="'nonsense' is unknown.*brain_module_demo"):
+        BrainTraining(TrainConfig.model_validate(settings(tmp_path, modalities=unknown)), Runtime(device="cpu"))
+
+
+def test_demo_config_is_valid(project_root: Path) -> None:
+    config = TrainConfig.model_validate(yaml.safe_load((project_root / "configs" / "demo.yaml").read_text()))
+    assert set(config.modalities) == {"eeg", "meg"}
+    assert all(one.network() for one in config.modalities.values())
+
+
+def launch(folder: Path, root: Path) -> subprocess.Popen[bytes]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "deploy/accelerate/cpu2.yaml"),
+        *("--main_process_port", str(port)),
+        *("-m", "alignment.train", "--config", str(folder / "config.yaml"), "--run-dir", str(folder / "run")),
+    ]
+    return subprocess.Popen(command, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_launched_on_two_processes_killed_and_resumed(tmp_path: Path, project_root: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
+    log = tmp_path / "run" / "log.jsonl"
+    process = launch(tmp_path, project_root)
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 8):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = log.read_text().splitlines()
+    assert launch(tmp_path, project_root).wait(timeout=600) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 31)) and (tmp_path / "run" / "report.json").exists()
+    again = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    for line in map(json.loads, done[:-1]):
+        if "loss" in line:
+            assert again[line["step"]] == line["loss"]

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableUnCLIPImg2ImgPipeline
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from alignment.fit import FitConfig
+from alignment.runtime import Runtime
+from generation.autoencoder import AutoencoderConfig, build_autoencoder
+from generation.empty_prompt import save_empty_prompt
+from generation.finetune import FinetuneConfig, finetune_unclip
+from generation.image_decoder import StableUnCLIPConfig, build_decoder
+from generation.unclip_training import (
+    DenoiserConfig,
+    build_unet,
+    load_unclip,
+    noised_condition,
+    normalizer_of,
+    save_unclip,
+    train_unet,
+)
+
+SIZES = DenoiserConfig(block_out_channels=(16, 16, 32), head_dim=8)
+DIM = 12
+
+
+@pytest.fixture(scope="module")
+def embeds():
+    return torch.randn(64, DIM, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, embeds):
+    """A trained (hardly) folder in diffusers format."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("unclip")
+    latents = torch.randn(64, 8, 8, 8)
+    prompt = torch.zeros(1, 4, 16)
+    unet = build_unet(SIZES, 8, DIM, 16)
+    normalizer = normalizer_of(embeds)
+
+    def batch_at(step, rank, world):
+        rows = torch.from_numpy(np.random.default_rng(step).integers(0, 64, 8))
+        return latents[rows], embeds[rows]
+
+    fit_config = FitConfig(max_steps=3, lr=1e-3, ema_decay=0.9, checkpoint_every=10)
+    train_unet(unet, batch_at, normalizer, prompt, SIZES, fit_config, Runtime(device="cpu", seed=0), path / "run")
+    vae: AutoencoderKL = build_autoencoder(AutoencoderConfig(block_out_channels=(8, 8, 8, 8)))
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=10, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=4,
+        )
+    )  # fmt: skip
+    save_unclip(path / "unclip", unet, vae, normalizer, text, None)
+    save_empty_prompt(path / "unclip", prompt)
+    return path / "unclip"
+
+
+def test_condition_equals_the_pipelines_own(folder, embeds):
+    pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder)
+    levels = torch.tensor([0, 100, 250])
+    noise = torch.randn(3, DIM)
+    theirs = torch.cat(
+        [pipeline.noise_image_embeddings(embeds[i : i + 1], int(levels[i]), noise[i : i + 1]) for i in range(3)]
+    )
+    noiser = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    ours = noised_condition(embeds[:3], levels, noise, pipeline.image_normalizer, noiser)
+    assert ours.shape == (3, 2 * DIM)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_saved_folder_generates(folder, embeds):
+    decoder = build_decoder(StableUnCLIPConfig(), folder, Runtime(device="cpu"))
+    images = decoder.generate(embeds[:2].numpy(), seeds=[1, 2], num_inference_steps=3, guidance_scale=2.0)
+    assert images.shape == (2, 64, 64, 3) and images.dtype == np.uint8
+
+
+def test_finetuning_changes_the_unet_only(folder, embeds, tmp_path):
+    before, parts = load_unclip(folder), load_unclip(folder)
+    config = FinetuneConfig(batch=8, denoiser=SIZES, fit=FitConfig(max_steps=2, lr=1e-3, checkpoint_every=10))
+    predicted = embeds[:16].numpy() + 0.5
+    latents = torch.randn(64, 8, 8, 8)
+    finetune_unclip(parts, latents, embeds, predicted, config, Runtime(device="cpu", seed=0), tmp_path)
+    after = load_unclip(tmp_path / "unclip")
+    changed = [
+        not torch.equal(one, other)
+        for one, other in zip(before.unet.parameters(), after.unet.parameters(), strict=True)
+    ]
+    assert np.mean(changed) > 0.9
+    for name in ("vae", "text_encoder", "normalizer"):
+        for one, other in zip(getattr(before, name).parameters(), getattr(after, name).parameters(), strict=True):
+            assert torch.equal(one, other)
