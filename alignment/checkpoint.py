@@ -132,6 +132,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # the fused kernel walks parameter and state in memory order, so their strides must agree
+    for parameter, slots in optimizer.state.items():
+        for key, value in slots.items():
+            if value.shape == parameter.shape:
+                slots[key] = torch.empty_like(parameter).copy_(value)
 
 
 def _fault(path: Path) -> str | None:

@@ -141,6 +141,7 @@ def train_clip(
     torch.manual_seed(runtime.seed)
     clip = CLIP(settings["embed_dim"], settings["vision_cfg"], settings["text_cfg"])
     module = _Contrast(clip)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def tokens(sentences: list[str]) -> Tensor:
         return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(sentences)])
@@ -175,7 +176,7 @@ def write_clip(folder: Path, settings: dict[str, Any], weights: dict[str, Tensor
     text = json.dumps({"model_cfg": settings, "preprocess_cfg": preprocess}, indent=2)
     (folder / "open_clip_config.json").write_text(text)
     save_file(weights, folder / "open_clip_model.safetensors")
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<start>", eos_token="<end>", unk_token="<unk>",
         model_max_length=settings["text_cfg"]["context_length"],
     ).save_pretrained(folder)  # fmt: skip

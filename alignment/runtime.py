@@ -20,6 +20,10 @@ STORED_SIGNAL = np.float16
 """How preprocessed signals (within +-20) are kept in memory; they are computed with as float32."""
 
 
+STORED_WEIGHTS = torch.float16
+"""How finished weights are written; they are loaded and computed with as float32."""
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Compute in float32 inside an autocast region, as losses and metrics do."""

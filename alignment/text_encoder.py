@@ -53,7 +53,8 @@ def text_encoder_of(folder: Path) -> tuple[CLIPTextModel, PreTrainedTokenizerFas
     if missing or set(weights) - set(expected):
         raise ValueError(f"{folder} does not hold the text tower its config describes; missing {missing[:3]}")
     model.load_state_dict(weights, strict=False)
-    return model.eval(), tokenizer
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, tokenizer
 
 
 def _converted(weights: dict[str, Tensor], n_layers: int, prefix: str) -> dict[str, Tensor]:

@@ -48,7 +48,13 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     )
     with torch.no_grad():  # start with little noise in the latents, or the decoder learns to do without them
         vae.quant_conv.bias[config.latent_channels :] = -6.0
-    return vae
+    return vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """Open a VAE that ``save_pretrained`` wrote."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+    return vae.to(memory_format=torch.channels_last)
 
 
 def to_pixels(images: Pictures) -> Tensor:

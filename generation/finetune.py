@@ -48,7 +48,8 @@ class FinetuneConfig(BaseModel):
 class Recorder(Protocol):
     """Plays pictures to simulated people."""
 
-    combinations: list[tuple[str, ...]]
+    @property
+    def combinations(self) -> list[tuple[str, ...]]: ...
 
     def record(self, image_embeds: Floats, modalities: tuple[str, ...], *, seed: int) -> list[SignalEpochs]: ...
 
@@ -118,6 +119,6 @@ def finetune_unclip(
         parts.unet, batch_at, parts.normalizer, parts.empty_prompt, config.denoiser, config.fit, runtime, run_dir
     )
     folder = run_dir / "unclip"
-    save_unclip(folder, parts.unet, parts.vae, parts.normalizer, parts.text_encoder, parts.tokenizer)
+    save_unclip(folder, parts.unet, parts.vae, parts.normalizer, parts.towers)
     save_empty_prompt(folder, parts.empty_prompt)
     return result

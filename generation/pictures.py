@@ -89,7 +89,8 @@ def write_folder(source: Path, folder: Path) -> int:
     """
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if len(files) < 100:
-        raise ValueError(f"{source} holds {len(files)} pictures, expected at least 100 ({', '.join(sorted(_SUFFIXES))})")
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise ValueError(f"{source} holds {len(files)} pictures, expected at least 100 ({kinds})")
     table: dict[str, str] = {}
     if (source / "captions.csv").exists():
         with (source / "captions.csv").open(newline="", encoding="utf-8-sig") as file:
@@ -135,7 +136,8 @@ def _read_square(path: Path) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{path} is not a readable picture ({error}); remove it or convert it to PNG") from error
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+    square = picture.crop((left, top, left + side, top + side))
+    square = square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
     return np.asarray(square)
 
 

@@ -44,7 +44,8 @@ class SceneJudge(nn.Module):
         widths = (3, width, 2 * width, 4 * width, 6 * width)
         blocks: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            blocks += [nn.Conv2d(n_in, n_out, 5 if i == 0 else 3, 2, 2 if i == 0 else 1), nn.BatchNorm2d(n_out), nn.GELU()]
+            kernel, padding = (5, 2) if i == 0 else (3, 1)
+            blocks += [nn.Conv2d(n_in, n_out, kernel, 2, padding), nn.BatchNorm2d(n_out), nn.GELU()]
         self.features = nn.Sequential(*blocks)  # (b, 3, 64, 64) -> (b, 6 w, 4, 4)
         self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(6 * width * 16, 128), nn.GELU(), nn.Dropout(0.1))
         self.heads = nn.ModuleDict({name: nn.Linear(128, size) for name, size in FACTOR_SIZES.items()})

@@ -189,7 +189,8 @@ def _background(kind: int, phase: Floats) -> Floats:
 
     def blend(first: tuple[int, int, int], second: tuple[int, int, int], weight: Floats) -> Floats:
         weight = (weight * ones)[..., None]
-        return np.asarray(np.float32(first) * (1 - weight) + np.float32(second) * weight, dtype=np.float32)
+        one, other = (np.asarray(colour, dtype=np.float32) for colour in (first, second))
+        return np.asarray(one * (1 - weight) + other * weight, dtype=np.float32)
 
     match BACKGROUNDS[kind]:
         case "night":
@@ -243,7 +244,8 @@ def render(factors: SceneFactors) -> npt.NDArray[np.uint8]:
 def size_class(radius: Floats) -> Ints:
     """Name the size of an object: index into ``SIZES`` by thirds of the radius range."""
     low, high = _RADIUS_RANGE
-    return np.clip((radius - low) / (high - low) * len(SIZES), 0, len(SIZES) - 1).astype(np.int64)
+    sizes: Ints = np.clip((radius - low) / (high - low) * len(SIZES), 0, len(SIZES) - 1).astype(np.int64)
+    return sizes
 
 
 def place_words(x: float, y: float) -> str:

@@ -1,7 +1,7 @@
 """Train a whole demo chain from seeds and write its bundle: ``python -m generation.train_demo`` (``make demo-bundle``).
 
-Stages run in order, each resumes where it was killed and is skipped when its result exists:
-pictures, clip, targets, brain, autoencoder, decoder, unet, finetune, judge (scenes only), bundle. On two CPU cores the full plan
+Stages run in order, each resumes where it was killed and is skipped when its result exists: pictures, clip, targets,
+brain, autoencoder, image_encoder, decoder, unet, finetune, judge (scenes only), bundle. On two CPU cores the full plan
 takes about two hours, most of it for the UNet; ``--plan smoke`` runs every stage in minutes and proves nothing but
 that it runs. Expected scores of the full plan stand in the bundle's manifest and in the README.
 """
@@ -28,12 +28,13 @@ from alignment.calibrate import build_null
 from alignment.clip_space import open_clip_space
 from alignment.clip_training import ClipTowerConfig, train_clip
 from alignment.fit import FitConfig
+from alignment.image_encoder import ImageEncoderConfig, image_processor, load_image_encoder, train_image_encoder
 from alignment.pairs import SPLITS, TargetSplit, read_targets, write_targets
 from alignment.runtime import Runtime
 from alignment.text_encoder import empty_prompt_embeds, text_encoder_of
 from alignment.train import TrainConfig, train
 from generation.assemble import assemble_bundle
-from generation.autoencoder import AutoencoderConfig, AutoencoderKL, encode_latents, polish_decoder, train_autoencoder
+from generation.autoencoder import AutoencoderConfig, encode_latents, load_vae, polish_decoder, train_autoencoder
 from generation.bundle import Bundle, BundleParts
 from generation.demo_scores import CALIBRATION_SEED, SceneRecorder, score_bundle
 from generation.empty_prompt import save_empty_prompt
@@ -47,6 +48,7 @@ from generation.scene_judge import SceneJudge, train_judge
 from generation.scenes import N_CONCEPTS, render, sample_factors
 from generation.unclip_training import (
     DenoiserConfig,
+    Towers,
     build_unet,
     load_unclip,
     normalizer_of,
@@ -55,8 +57,8 @@ from generation.unclip_training import (
 )
 
 DATA_STATEMENT = (
-    "Trained on simulated recordings (linear lead fields of a spherical head) of procedural pictures. No real brain took "
-    "part; scores say how the software works, not how well brains can be read."
+    "Trained on simulated recordings (linear lead fields of a spherical head) of procedural pictures. No real brain "
+    "took part; scores say how the software works, not how well brains can be read."
 )
 N_GALLERY = 200
 
@@ -76,9 +78,11 @@ class DemoPlan(BaseModel):
     clip_batch: int = 256
     clip: FitConfig = _fit(1500, 2e-3, weight_decay=0.05, ema_decay=0.995, validate_every=100, checkpoint_every=200)
     autoencoder_sizes: AutoencoderConfig = AutoencoderConfig()
-    autoencoder_batch: int = 8
-    autoencoder: FitConfig = _fit(2200, 2e-3, weight_decay=0.0, ema_decay=0.99)
+    autoencoder_batch: int = 16
+    autoencoder: FitConfig = _fit(3000, 2e-3, weight_decay=0.0, ema_decay=0.99, validate_every=250)
     decoder: FitConfig = _fit(6000, 1e-3, weight_decay=0.0, ema_decay=0.995)
+    image_encoder_sizes: ImageEncoderConfig = ImageEncoderConfig()
+    image_encoder: FitConfig = _fit(3000, 1e-3, weight_decay=0.01, ema_decay=0.99)
     unet_sizes: DenoiserConfig = DenoiserConfig()
     unet_batch: int = 64
     unet: FitConfig = _fit(14_000, 1e-3, weight_decay=0.01, ema_decay=0.999, checkpoint_every=500)
@@ -88,7 +92,7 @@ class DemoPlan(BaseModel):
 
 SMOKE_PLAN = DemoPlan(
     n_pictures=1200, n_targets=300, clip_batch=32, clip=_fit(20, 1e-3), autoencoder_batch=8, autoencoder=_fit(10, 1e-3),
-    decoder=_fit(5, 1e-3),
+    image_encoder=_fit(5, 1e-3), decoder=_fit(5, 1e-3),
     unet_sizes=DenoiserConfig(block_out_channels=(32, 32, 64)), unet_batch=16, unet=_fit(10, 1e-3),
     finetune=FinetuneConfig(fit=_fit(5, 1e-4), n_predicted=64), judge=_fit(20, 1e-3),
 )  # fmt: skip
@@ -185,10 +189,28 @@ def autoencoder(shop: Workshop) -> None:
     save_file(pairs, shop.work / "autoencoder" / "pairs.safetensors")
 
 
+def image_encoder(shop: Workshop) -> None:
+    """Train the transformers copy of the CLIP's image tower."""
+    train_set, held_out = shop.pictures("train"), np.array(shop.pictures("val").images[:400])
+    images = np.array(train_set.images)
+    embeds = load_file(shop.work / "autoencoder" / "pairs.safetensors")["image_embeds"]
+    space = open_clip_space(shop.clip_folder, shop.runtime)
+
+    def embedded_at(step: int, rank: int, world: int) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        rows = np.sort(np.random.default_rng([7, step, rank]).choice(len(images), 64, replace=False))
+        return images[rows], embeds[torch.from_numpy(rows)]
+
+    encoder, _ = train_image_encoder(
+        embedded_at, shop.plan.image_encoder_sizes, shop.plan.image_encoder, shop.runtime,
+        shop.work / "image_encoder", (held_out, space.encode_images(held_out)),
+    )  # fmt: skip
+    encoder.save_pretrained(shop.work / "image_encoder" / "encoder")
+
+
 def decoder(shop: Workshop) -> None:
     """Train the VAE's decoder on, with the latents as they are."""
     train_set, held_out = shop.pictures("train"), shop.pictures("val")
-    vae = AutoencoderKL.from_pretrained(shop.work / "autoencoder" / "vae")
+    vae = load_vae(shop.work / "autoencoder" / "vae")
     polish_decoder(
         vae, load_file(shop.work / "autoencoder" / "pairs.safetensors")["latents"], np.array(train_set.images),
         shop.plan.autoencoder_batch, shop.plan.autoencoder_sizes, shop.plan.decoder, shop.runtime,
@@ -200,8 +222,10 @@ def decoder(shop: Workshop) -> None:
 def unet(shop: Workshop) -> None:
     """Train the UNet from nothing and write the diffusers folder."""
     pairs = load_file(shop.work / "autoencoder" / "pairs.safetensors")
-    vae = AutoencoderKL.from_pretrained(shop.work / "decoder" / "vae")
+    vae = load_vae(shop.work / "decoder" / "vae")
     text_encoder, tokenizer = text_encoder_of(shop.clip_folder)
+    encoder = load_image_encoder(shop.work / "image_encoder" / "encoder")
+    towers = Towers(text_encoder, tokenizer, encoder, image_processor(shop.plan.image_encoder_sizes.image_size))
     prompt = empty_prompt_embeds(text_encoder, tokenizer)
     normalizer = normalizer_of(pairs["image_embeds"])
     mean, std = (value.numpy()[0] for value in (normalizer.mean, normalizer.std))
@@ -219,7 +243,7 @@ def unet(shop: Workshop) -> None:
     train_unet(
         model, pairs_at, normalizer, prompt, shop.plan.unet_sizes, shop.plan.unet, shop.runtime, shop.work / "unet"
     )
-    save_unclip(shop.work / "unet" / "unclip", model, vae, normalizer, text_encoder, tokenizer)
+    save_unclip(shop.work / "unet" / "unclip", model, vae, normalizer, towers)
     save_empty_prompt(shop.work / "unet" / "unclip", prompt)
 
 
@@ -265,8 +289,8 @@ def bundle(shop: Workshop, out: Path) -> Bundle:
     model = BrainModel.load(shop.work / "brain" / "brain", shop.runtime)
     recorder = SceneRecorder.from_training(shop.work / "brain" / "config.yaml", shop.targets)
     recordings = {
-        "+".join(names): recorder.record(splits["val"].embeds[:200], names, seed=CALIBRATION_SEED)
-        for names in recorder.combinations
+        "+".join(modalities): recorder.record(splits["val"].embeds[:200], modalities, seed=CALIBRATION_SEED)
+        for modalities in recorder.combinations
     }
     null = build_null(lambda parts: best_similarity(model, gallery, parts), recordings)
     parts = BundleParts(
@@ -275,6 +299,7 @@ def bundle(shop: Workshop, out: Path) -> Bundle:
         gallery=gallery,
         null=null,
         clip=shop.clip_folder,
+        example=recorder.record(embeds[:3], recorder.combinations[0], seed=CALIBRATION_SEED, stimulus=names[:3])[0],
     )
     report = json.loads((shop.work / "brain" / "report.json").read_text())
     plan = shop.plan.model_dump(mode="json")
@@ -300,6 +325,7 @@ STAGES: dict[str, tuple[Callable[[Workshop], None], str]] = {
     "targets": (targets, "targets.safetensors"),
     "brain": (brain, "brain/report.json"),
     "autoencoder": (autoencoder, "autoencoder/pairs.safetensors"),
+    "image_encoder": (image_encoder, "image_encoder/encoder/config.json"),
     "decoder": (decoder, "decoder/vae/config.json"),
     "unet": (unet, "unet/unclip/empty_prompt.safetensors"),
     "finetune": (finetune, "finetune/unclip/empty_prompt.safetensors"),
@@ -317,9 +343,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max((torch.get_num_threads() or 2) - 1, 1))
     parser.add_argument("--brain-config", type=Path, default=Path("configs/demo.yaml"))
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="bf16", help="'no' for old CPUs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    runtime = Runtime(device="cpu", threads=arguments.threads, seed=0)
+    runtime = Runtime(
+        device="cpu", mixed_precision=arguments.mixed_precision, threads=arguments.threads, seed=0
+    )
     shop = Workshop(PLANS[arguments.plan], arguments.work, runtime, arguments.brain_config, arguments.images)
     shop.work.mkdir(parents=True, exist_ok=True)
     for name, (stage, result) in STAGES.items():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignment.fit import BatchAt, FitConfig, FitResult, fit
-from alignment.runtime import Runtime
+from alignment.runtime import STORED_WEIGHTS, Runtime
 from alignment.torchvision_shim import ensure_torchvision_ops
 from generation.empty_prompt import EMPTY_PROMPT_FILE
 
@@ -146,14 +146,23 @@ def train_unet(
 
 
 @dataclass(frozen=True)
+class Towers:
+    """The transformers parts of a Stable unCLIP folder; our own decoder loads none of them."""
+
+    text_encoder: nn.Module
+    tokenizer: object
+    image_encoder: nn.Module
+    image_processor: object
+
+
+@dataclass(frozen=True)
 class UnclipParts:
     """The parts of a Stable unCLIP folder, in float32."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     normalizer: StableUnCLIPImageNormalizer
-    text_encoder: nn.Module
-    tokenizer: object
+    towers: Towers
     empty_prompt: Tensor
 
 
@@ -162,9 +171,8 @@ def load_unclip(folder: Path) -> UnclipParts:
     pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
     prompt = load_file(folder / EMPTY_PROMPT_FILE)["prompt_embeds"]
     normalizer = pipeline.image_normalizer.requires_grad_(False)
-    return UnclipParts(
-        pipeline.unet, pipeline.vae, normalizer, pipeline.text_encoder, pipeline.tokenizer, prompt
-    )
+    towers = Towers(pipeline.text_encoder, pipeline.tokenizer, pipeline.image_encoder, pipeline.feature_extractor)
+    return UnclipParts(pipeline.unet, pipeline.vae, normalizer, towers, prompt)
 
 
 def normalizer_of(image_embeds: Tensor) -> StableUnCLIPImageNormalizer:
@@ -181,25 +189,20 @@ def save_unclip(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
     normalizer: StableUnCLIPImageNormalizer,
-    text_encoder: nn.Module,
-    tokenizer: object,
+    towers: Towers,
 ) -> None:
-    """Write the folder that `StableUnCLIPImg2ImgPipeline.from_pretrained` opens; weights in float16.
-
-    There is no image encoder in it: the CLIP image tower is a ResNet, for which transformers has no class, and
-    embeddings come precomputed.
-    """
+    """Write the folder that `StableUnCLIPImg2ImgPipeline.from_pretrained` opens; weights in float16."""
     pipeline = StableUnCLIPImg2ImgPipeline(
-        feature_extractor=None,
-        image_encoder=None,
+        feature_extractor=towers.image_processor,
+        image_encoder=towers.image_encoder,
         image_normalizer=normalizer,
         image_noising_scheduler=DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2"),
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
+        tokenizer=towers.tokenizer,
+        text_encoder=towers.text_encoder,
         unet=unet,
         scheduler=DDIMScheduler.from_config(noise_scheduler().config, set_alpha_to_one=True),
         vae=vae,
     )
-    pipeline.to(dtype=torch.float16)
+    pipeline.to(dtype=STORED_WEIGHTS)
     pipeline.save_pretrained(folder, safe_serialization=True)
     pipeline.to(dtype=torch.float32)

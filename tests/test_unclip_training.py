@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableUnCLIPImg2ImgPipeline
+from PIL import Image
+from tiny_bundle import tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from alignment.fit import FitConfig
+from alignment.image_encoder import ImageEncoderConfig, build_image_encoder, image_processor
 from alignment.runtime import Runtime
 from generation.autoencoder import AutoencoderConfig, build_autoencoder
 from generation.empty_prompt import save_empty_prompt
@@ -12,6 +15,7 @@ from generation.finetune import FinetuneConfig, finetune_unclip
 from generation.image_decoder import StableUnCLIPConfig, build_decoder
 from generation.unclip_training import (
     DenoiserConfig,
+    Towers,
     build_unet,
     load_unclip,
     noised_condition,
@@ -46,13 +50,15 @@ def folder(tmp_path_factory, embeds):
     fit_config = FitConfig(max_steps=3, lr=1e-3, ema_decay=0.9, checkpoint_every=10)
     train_unet(unet, batch_at, normalizer, prompt, SIZES, fit_config, Runtime(device="cpu", seed=0), path / "run")
     vae: AutoencoderKL = build_autoencoder(AutoencoderConfig(block_out_channels=(8, 8, 8, 8)))
+    vision = build_image_encoder(ImageEncoderConfig(image_size=32, width=32, layers=1), DIM)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=10, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             max_position_embeddings=4,
         )
     )  # fmt: skip
-    save_unclip(path / "unclip", unet, vae, normalizer, text, None)
+    towers = Towers(text, tiny_tokenizer(path / "words"), vision, image_processor(32))
+    save_unclip(path / "unclip", unet, vae, normalizer, towers)
     save_empty_prompt(path / "unclip", prompt)
     return path / "unclip"
 
@@ -68,6 +74,14 @@ def test_condition_equals_the_pipelines_own(folder, embeds):
     ours = noised_condition(embeds[:3], levels, noise, pipeline.image_normalizer, noiser)
     assert ours.shape == (3, 2 * DIM)
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_folder_opens_with_diffusers_alone_and_draws_from_a_picture(folder):
+    pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = Image.fromarray(np.full((32, 32, 3), 128, dtype=np.uint8))
+    drawn = pipeline(picture, "", num_inference_steps=2, output_type="np").images
+    assert drawn.shape == (1, 64, 64, 3) and np.isfinite(drawn).all()
 
 
 def test_saved_folder_generates(folder, embeds):
@@ -88,6 +102,11 @@ def test_finetuning_changes_the_unet_only(folder, embeds, tmp_path):
         for one, other in zip(before.unet.parameters(), after.unet.parameters(), strict=True)
     ]
     assert np.mean(changed) > 0.9
-    for name in ("vae", "text_encoder", "normalizer"):
-        for one, other in zip(getattr(before, name).parameters(), getattr(after, name).parameters(), strict=True):
+    for before_part, after_part in (
+        (before.vae, after.vae),
+        (before.normalizer, after.normalizer),
+        (before.towers.text_encoder, after.towers.text_encoder),
+        (before.towers.image_encoder, after.towers.image_encoder),
+    ):
+        for one, other in zip(before_part.parameters(), after_part.parameters(), strict=True):
             assert torch.equal(one, other)

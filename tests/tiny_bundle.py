@@ -134,7 +134,7 @@ def make_tiny_unclip(folder: Path, *, embed_dim: int = EMBED_DIM, towers: bool =
         image_encoder=_tiny_vision(embed_dim) if towers else None,
         image_normalizer=normalizer,
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        tokenizer=_tiny_tokenizer(folder.parent / f"{folder.name}-tokenizer") if towers else None,
+        tokenizer=tiny_tokenizer(folder.parent / f"{folder.name}-tokenizer") if towers else None,
         text_encoder=_tiny_text() if towers else None,
         unet=_tiny_unet(class_embed_type="projection", projection_class_embeddings_input_dim=2 * embed_dim),
         scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False),
@@ -229,7 +229,7 @@ def _tiny_text() -> torch.nn.Module:
     return CLIPTextModel(config)
 
 
-def _tiny_tokenizer(folder: Path) -> object:
+def tiny_tokenizer(folder: Path) -> object:
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True)

@@ -85,7 +85,8 @@ class SpatialAttention(nn.Module):
         centre = torch.rand(2).to(positions)
         distance = (positions - centre).norm(dim=-1).masked_fill(~known, -math.inf)
         farthest = distance.amax(dim=-1, keepdim=True)
-        return (distance <= self.dropout_radius) & (distance < farthest)
+        dropped: Tensor = (distance <= self.dropout_radius) & (distance < farthest)
+        return dropped
 
     def forward(self, data: Tensor, positions: Tensor) -> Tensor:
         """Mix sensors.
@@ -109,4 +110,5 @@ def _anchored_queries(n_virtual: int, code: FourierPositions, length: float = 0.
     angle = index * math.pi * (3 - math.sqrt(5))
     anchors = 0.5 + torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
     taper = torch.exp(-0.5 * (2 * math.pi * length / PERIOD) ** 2 * code.frequencies.square().sum(-1))
-    return peak * code(anchors) * torch.cat([taper, taper]) / taper.sum()
+    queries: Tensor = peak * code(anchors) * torch.cat([taper, taper]) / taper.sum()
+    return queries

@@ -82,7 +82,8 @@ class TimeAggregation(nn.Module):
         if self.course is not None and self.bias is not None:
             return data @ self.course.T + self.bias
         if self.score is not None:
-            return (data * self.score(data).softmax(dim=-1)).sum(dim=-1, keepdim=True)
+            weighted: Tensor = (data * self.score(data).softmax(dim=-1)).sum(dim=-1, keepdim=True)
+            return weighted
         return data.mean(dim=-1, keepdim=True)
 
 

@@ -82,7 +82,7 @@ class TSConv(nn.Module):
         weight = F.avg_pool1d(weight, self.pool, stride=1)
         maps = F.conv1d(data.reshape(-1, 1, n_times), weight, self.temporal.bias, stride=self.stride)
         # (b * c, n, s) -> (b, n, c, s)
-        return maps.unflatten(0, (n_epochs, n_channels)).transpose(1, 2)
+        return maps.reshape(n_epochs, n_channels, *maps.shape[1:]).transpose(1, 2)
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.
