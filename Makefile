@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
 	if [ -n "$$extra" ]; then export UV_INDEX="$${UV_INDEX:-$$extra}" UV_INDEX_STRATEGY=unsafe-best-match; fi; \
 	echo "installing into .venv (about a minute with uv, some minutes with pip)"; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraints constraints.txt -e '.[dev]' \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt --build-constraints constraints.txt -e '.[dev]' \
 	|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 

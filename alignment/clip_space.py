@@ -20,7 +20,6 @@ from torch import Tensor
 
 from alignment.checkpoint import file_digest, write_atomic
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
 
 Images = NDArray[np.uint8]
 Embeds = NDArray[np.float32]
@@ -96,7 +95,6 @@ def open_clip_space(model_or_folder: str | Path, runtime: Runtime | None = None,
     ValueError
         If the folder lacks the config or safetensors weights.
     """
-    ensure_torchvision_ops()
     import open_clip
 
     runtime = runtime or Runtime()
@@ -127,7 +125,6 @@ def transformers_space(id_or_folder: str | Path, runtime: Runtime | None = None,
     ValueError
         If the folder lacks the config or safetensors weights.
     """
-    ensure_torchvision_ops()
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     runtime = runtime or Runtime()

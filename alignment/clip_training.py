@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from alignment.fit import FitConfig, FitResult, fit
 from alignment.losses import info_nce
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
 
 Pictures = npt.NDArray[np.uint8]
 CaptionedAt = Callable[[int, int, int], tuple[Pictures, list[str]]]
@@ -133,7 +132,6 @@ def train_clip(
         open_clip folder: ``open_clip_config.json``, ``open_clip_model.safetensors``, tokenizer files.
     result : FitResult
     """
-    ensure_torchvision_ops()
     from open_clip.model import CLIP
 
     tokenizer = build_tokenizer(captions, config)
@@ -168,7 +166,6 @@ def train_clip(
 
 def write_clip(folder: Path, settings: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer) -> Path:
     """Write an open_clip ``local-dir:`` folder."""
-    ensure_torchvision_ops()
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,15 +12,11 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from alignment.clip_training import PIXEL_MEAN, PIXEL_STD, pixels
 from alignment.fit import BatchAt, FitConfig, FitResult, fit
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
-
-ensure_torchvision_ops()
-
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
 Pictures = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

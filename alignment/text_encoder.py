@@ -6,12 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-
-from alignment.torchvision_shim import ensure_torchvision_ops
-
-ensure_torchvision_ops()
-
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 _RENAMED = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",

@@ -2,8 +2,7 @@
 
     accelerate launch -m alignment.train --config configs/demo.yaml --run-dir out/brain
 
-One process or several; continues a killed run. (``accelerate-launch``, the same program, also starts where torchvision
-does not load, see `alignment.torchvision_shim`.) The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
+One process or several; continues a killed run. The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
 ``brain/`` (the exported `BrainModel`) and ``report.json``. Expected time and scores stand in the config file. The test
 split is read once, for the report, after selection on validation pictures has ended.
 """

@@ -6,17 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from alignment.fit import BatchAt, FitConfig, FitResult, fit
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
-
-ensure_torchvision_ops()
-
-from diffusers import AutoencoderKL  # noqa: E402
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -190,7 +186,9 @@ def encode_latents(vae: AutoencoderKL, images: Pictures, runtime: Runtime, *, sc
     factor = vae.config.scaling_factor if scaled else 1.0
     parts = []
     for i in tqdm(range(0, len(images), 250), desc="latents", mininterval=1.0, disable=len(images) < 5000):
-        parts.append(vae.encode(runtime.to_device(to_pixels(images[i : i + 250]))).latent_dist.mean.cpu())
+        with runtime.autocast():
+            posterior = vae.encode(runtime.to_device(to_pixels(images[i : i + 250]))).latent_dist
+        parts.append(posterior.mean.float().cpu().contiguous())
     return torch.cat(parts) * factor
 
 

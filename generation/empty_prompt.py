@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.torchvision_shim import ensure_torchvision_ops
 from generation.sampling import DiffusersPipeline, load_pipeline
 
 EMPTY_PROMPT_FILE = "empty_prompt.safetensors"
@@ -33,7 +32,6 @@ def save_empty_prompt(folder: Path, prompt_embeds: torch.Tensor | None = None) -
         If the shape is another, or there is neither an embedding nor a text encoder.
     """
     if prompt_embeds is None:
-        ensure_torchvision_ops()
         from diffusers import StableUnCLIPImg2ImgPipeline
 
         unused = {"image_encoder": None, "feature_extractor": None}

@@ -40,7 +40,7 @@ class FinetuneConfig(BaseModel):
     batch: int = Field(default=64, gt=0)
     denoiser: DenoiserConfig = DenoiserConfig()
     fit: FitConfig = FitConfig(
-        max_steps=1500, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup_steps=100, ema_decay=0.995,
+        max_steps=600, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup_steps=50, ema_decay=0.995,
         checkpoint_every=250,
     )  # fmt: skip
 

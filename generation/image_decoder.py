@@ -18,7 +18,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
 from generation.empty_prompt import EMPTY_PROMPT_FILE, encode_empty_prompt, load_empty_prompt
 from generation.sampling import (
     DiffusersPipeline,
@@ -168,7 +167,6 @@ class StableUnCLIPDecoder:
     @classmethod
     def load(cls, config: StableUnCLIPConfig, source: str | Path, runtime: Runtime) -> StableUnCLIPDecoder:
         """Load a Stable unCLIP folder or hub id; the text encoder is read only if no empty prompt is stored."""
-        ensure_torchvision_ops()
         from diffusers import StableUnCLIPImg2ImgPipeline
 
         stored = (Path(source) / EMPTY_PROMPT_FILE).is_file()
@@ -231,7 +229,6 @@ class ImageVariationDecoder:
     @classmethod
     def load(cls, config: ImageVariationConfig, source: str | Path, runtime: Runtime) -> ImageVariationDecoder:
         """Load an image variation folder or hub id, without its safety checker: the towers are not read."""
-        ensure_torchvision_ops()
         from diffusers import StableDiffusionImageVariationPipeline
 
         unused: dict[str, Any] = {"image_encoder": None, "feature_extractor": None, "safety_checker": None}

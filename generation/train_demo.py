@@ -80,12 +80,12 @@ class DemoPlan(BaseModel):
     autoencoder_sizes: AutoencoderConfig = AutoencoderConfig()
     autoencoder_batch: int = 16
     autoencoder: FitConfig = _fit(3000, 2e-3, weight_decay=0.0, ema_decay=0.99, validate_every=250)
-    decoder: FitConfig = _fit(6000, 1e-3, weight_decay=0.0, ema_decay=0.995)
+    decoder: FitConfig = _fit(3500, 1e-3, weight_decay=0.0, ema_decay=0.995)
     image_encoder_sizes: ImageEncoderConfig = ImageEncoderConfig()
     image_encoder: FitConfig = _fit(3000, 1e-3, weight_decay=0.01, ema_decay=0.99)
     unet_sizes: DenoiserConfig = DenoiserConfig()
     unet_batch: int = 64
-    unet: FitConfig = _fit(14_000, 1e-3, weight_decay=0.01, ema_decay=0.999, checkpoint_every=500)
+    unet: FitConfig = _fit(7500, 1.2e-3, weight_decay=0.01, ema_decay=0.998, checkpoint_every=500)
     finetune: FinetuneConfig = FinetuneConfig()
     judge: FitConfig = _fit(2500, 2e-3, weight_decay=0.02, ema_decay=0.99, checkpoint_every=200)
 
@@ -222,10 +222,7 @@ def decoder(shop: Workshop) -> None:
 def unet(shop: Workshop) -> None:
     """Train the UNet from nothing and write the diffusers folder."""
     pairs = load_file(shop.work / "autoencoder" / "pairs.safetensors")
-    vae = load_vae(shop.work / "decoder" / "vae")
     text_encoder, tokenizer = text_encoder_of(shop.clip_folder)
-    encoder = load_image_encoder(shop.work / "image_encoder" / "encoder")
-    towers = Towers(text_encoder, tokenizer, encoder, image_processor(shop.plan.image_encoder_sizes.image_size))
     prompt = empty_prompt_embeds(text_encoder, tokenizer)
     normalizer = normalizer_of(pairs["image_embeds"])
     mean, std = (value.numpy()[0] for value in (normalizer.mean, normalizer.std))
@@ -243,6 +240,9 @@ def unet(shop: Workshop) -> None:
     train_unet(
         model, pairs_at, normalizer, prompt, shop.plan.unet_sizes, shop.plan.unet, shop.runtime, shop.work / "unet"
     )
+    encoder = load_image_encoder(shop.work / "image_encoder" / "encoder")
+    towers = Towers(text_encoder, tokenizer, encoder, image_processor(shop.plan.image_encoder_sizes.image_size))
+    vae = load_vae(shop.work / "decoder" / "vae")
     save_unclip(shop.work / "unet" / "unclip", model, vae, normalizer, towers)
     save_empty_prompt(shop.work / "unet" / "unclip", prompt)
 

@@ -9,28 +9,24 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
-from alignment.fit import BatchAt, FitConfig, FitResult, fit
-from alignment.runtime import STORED_WEIGHTS, Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
-from generation.empty_prompt import EMPTY_PROMPT_FILE
-
-ensure_torchvision_ops()
-
-from diffusers import (  # noqa: E402
+from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     StableUnCLIPImg2ImgPipeline,
     UNet2DConditionModel,
 )
-from diffusers.models.embeddings import get_timestep_embedding  # noqa: E402
-from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (  # noqa: E402
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from alignment.fit import BatchAt, FitConfig, FitResult, fit
+from alignment.runtime import STORED_WEIGHTS, Runtime
+from generation.empty_prompt import EMPTY_PROMPT_FILE
 
 
 class DenoiserConfig(BaseModel):

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from alignment.clip_space import cached_image_embeds, open_clip_space, transformers_space
 from alignment.runtime import Runtime
-from alignment.torchvision_shim import ensure_torchvision_ops
 
 WORDS = ["red", "green", "circle", "square", "on", "a"]
 
@@ -37,7 +36,6 @@ def word_tokenizer(folder: Path, length: int) -> None:
 
 @pytest.fixture(scope="module")
 def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ensure_torchvision_ops()
     from open_clip.model import CLIP
 
     folder = tmp_path_factory.mktemp("open_clip")
@@ -67,7 +65,6 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ensure_torchvision_ops()
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     folder = tmp_path_factory.mktemp("transformers")

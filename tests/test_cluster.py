@@ -1,7 +1,10 @@
 """The whole service on a real Ray Serve cluster, with a tiny bundle of random weights."""
 
 import asyncio
+import io
+import re
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,29 +118,73 @@ def test_work_ends_when_the_client_leaves(client: PhospheneClient, url: str) -> 
     assert time.monotonic() - started < 20.0
 
 
+def answer_or_reason(client: PhospheneClient, recording: Path | bytes, what: str) -> int:
+    """POST a recording; return how many epochs came back, 0 for a refusal that gives its reason."""
+    try:
+        answer = client.generate(recording, num_inference_steps=1)
+    except httpx.HTTPStatusError as error:
+        problem = problem_of(error)
+        assert problem is not None and 400 <= problem.status < 500 and len(problem.detail) > 20, what
+        return 0
+    assert answer.epochs and all(epoch.images for epoch in answer.epochs), what
+    return len(answer.epochs)
+
+
+def zipped_sets(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Pack every header with the files that its format names beside it."""
+    for header in sorted([*folder.rglob("*.vhdr"), *folder.rglob("eeglab_data.set")]):
+        named = re.findall(r"^(?:DataFile|MarkerFile)=(.+?)\s*$", header.read_text("latin-1"), flags=re.MULTILINE)
+        names = [name.replace("$b", header.stem) for name in named] or [f"{header.stem}.fdt"]
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in (header, *(header.parent / name for name in names)):
+                if path.is_file():
+                    archive.write(path, path.name)
+        yield header.name, packed.getvalue()
+
+
+def microvolts(data: np.ndarray, ch_names: list[str], sfreq: float, tmin: float, person: str) -> bytes:
+    """Put real epochs (n, c, t) in microvolts into a recording."""
+    return SignalEpochs(
+        data=(data * 1e-6).astype(np.float32), sfreq=sfreq, tmin=tmin, ch_names=tuple(ch_names),
+        ch_types=("eeg",) * len(ch_names), positions=np.full((len(ch_names), 3), np.nan, dtype=np.float32),
+        subject=person,
+    ).to_bytes()  # fmt: skip
+
+
+@pytest.mark.slow
 def test_real_files_come_back_as_pictures_or_with_a_reason(client: PhospheneClient, shared_data: Path) -> None:
-    files = [path for path in sorted((shared_data / "formats").rglob("*")) if path.is_file()]
-    for path in files:
-        try:
-            answer = client.generate(path, num_inference_steps=1)
-            assert answer.epochs, path
-        except httpx.HTTPStatusError as error:
-            problem = problem_of(error)
-            assert problem is not None and 400 <= problem.status < 500 and len(problem.detail) > 20, path
+    formats = shared_data / "formats"
+    answered = {
+        path.name: answer_or_reason(client, path, path.name)
+        for path in sorted(formats.rglob("*"))
+        if path.is_file()
+    }
+    answered |= {f"{name}.zip": answer_or_reason(client, content, name) for name, content in zipped_sets(formats)}
+    print({name: n for name, n in answered.items() if n})
+    assert client.ready()
+
+
+@pytest.mark.slow
+def test_every_real_person_is_answered_or_told_why(client: PhospheneClient, shared_data: Path) -> None:
+    with np.load(shared_data / "things_eeg1" / "erp_by_category_36subjects.npz", allow_pickle=False) as stored:
+        erps, sfreq, tmin = stored["erp_uV"], float(stored["sfreq"]), float(stored["times"][0])
+        names = stored["ch_names"].tolist()
+    people = [
+        answer_or_reason(client, microvolts(erps[i], names, sfreq, tmin, f"person-{i}"), f"THINGS-EEG1 {i}")
+        for i in range(len(erps))
+    ]
+    complete = [bool(np.isfinite(one).all()) for one in erps]
+    assert [n > 0 for n in people] == complete and sum(complete) >= 30
+    with np.load(shared_data / "uci_object_pictures" / "epochs_10subjects.npz", allow_pickle=False) as stored:
+        data, names = stored["data_uV"], stored["ch_names"].tolist()
+    assert answer_or_reason(client, microvolts(data[:20], names, 256.0, 0.0, "uci"), "UCI") == 20
     assert client.ready()
 
 
 def test_real_erps_of_63_channels_come_back_as_pictures(client: PhospheneClient, shared_data: Path) -> None:
     with np.load(shared_data / "things_eeg1" / "erp_by_category_36subjects.npz", allow_pickle=False) as stored:
-        erps, times = stored["erp_uV"], stored["times"]
-        ch_names, sfreq = tuple(stored["ch_names"].tolist()), float(stored["sfreq"])
-    recording = SignalEpochs(
-        data=(erps.reshape(-1, *erps.shape[-2:])[:5] * 1e-6).astype(np.float32),
-        sfreq=sfreq,
-        tmin=float(times[0]),
-        ch_names=ch_names,
-        ch_types=("eeg",) * len(ch_names),
-        positions=np.full((len(ch_names), 3), np.nan, dtype=np.float32),
-    )
-    answer = client.generate(recording.to_bytes(), num_inference_steps=STEPS)
+        erps, sfreq, tmin = stored["erp_uV"], float(stored["sfreq"]), float(stored["times"][0])
+        names = stored["ch_names"].tolist()
+    answer = client.generate(microvolts(erps[0], names, sfreq, tmin, ""), num_inference_steps=STEPS)
     assert len(answer.epochs) == 5 and answer.report.modalities == ("eeg",)

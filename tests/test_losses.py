@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional
 
 from alignment.losses import LogitScale, combined_loss, info_nce, mse
-from alignment.torchvision_shim import ensure_torchvision_ops
 
 
 def embeds(n: int = 12, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -14,7 +13,6 @@ def embeds(n: int = 12, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_info_nce_is_open_clips() -> None:
-    ensure_torchvision_ops()
     from open_clip.loss import ClipLoss
 
     brain, image = embeds()

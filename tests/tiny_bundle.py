@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alignment.torchvision_shim import ensure_torchvision_ops
 from encoders.epochs import SignalEpochs
 from encoders.sensors import standard_layout
 
@@ -118,7 +117,6 @@ def make_tiny_unclip(folder: Path, *, embed_dim: int = EMBED_DIM, towers: bool =
 
     Without ``towers`` the folder has no image and text encoder, but a stored empty prompt.
     """
-    ensure_torchvision_ops()
     from diffusers import DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline
     from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
     from transformers import CLIPImageProcessor
@@ -148,7 +146,6 @@ def make_tiny_unclip(folder: Path, *, embed_dim: int = EMBED_DIM, towers: bool =
 
 def make_tiny_image_variation(folder: Path, *, embed_dim: int = EMBED_DIM, seed: int = 0) -> Path:
     """Save a Stable Diffusion image variation folder of random weights, image tower included: 32 px, DDIM."""
-    ensure_torchvision_ops()
     from diffusers import DDIMScheduler, StableDiffusionImageVariationPipeline
     from transformers import CLIPImageProcessor
 
