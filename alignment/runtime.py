@@ -15,7 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-Precision = Literal["launcher", "no", "bf16"]
+Precision = Literal["launcher", "fast", "no", "bf16"]
 STORED_SIGNAL = np.float16
 """How preprocessed signals (within +-20) are kept in memory; they are computed with as float32."""
 
@@ -29,6 +29,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """Compute in float32 inside an autocast region, as losses and metrics do."""
     with torch.autocast(device.type, enabled=False):
         yield
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class _GatherWithGrad(torch.autograd.Function):
@@ -56,8 +62,9 @@ class Runtime:
     ----------
     device : "auto" or "cpu"
         "auto" takes the accelerator of this process when there is one.
-    mixed_precision : "launcher", "no" or "bf16"
-        "launcher" follows ``accelerate launch --mixed_precision``. float16 is refused: the loop has no loss scaler.
+    mixed_precision : "launcher", "fast", "no" or "bf16"
+        "launcher" follows ``accelerate launch --mixed_precision``; "fast" is "bf16" where the processor has
+        instructions for it and "no" elsewhere. float16 is refused: the loop has no loss scaler.
     threads : int
         CPU threads of torch; 0 leaves torch's setting alone.
     seed : int
@@ -73,6 +80,8 @@ class Runtime:
             cpu=use_cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
         )
         chosen = self.accelerator.mixed_precision if mixed_precision == "launcher" else mixed_precision
+        if chosen == "fast":
+            chosen = "bf16" if _has_bfloat16(self.accelerator.device) else "no"
         if chosen not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {chosen!r}, expected 'no' or 'bf16'; launch with one of these")
         if threads > 0:

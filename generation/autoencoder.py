@@ -106,10 +106,10 @@ def train_autoencoder(
     def pixels_at(step: int, rank: int, world: int) -> Tensor:
         return to_pixels(batch_at(step, rank, world))
 
-    def loss_fn(module: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(module: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         output, kl = module(pixels)
         error = reconstruction_loss(output.float(), pixels, config.edge_weight)
-        return error + config.kl_weight * kl, {"kl": float(kl)}
+        return error + config.kl_weight * kl, {"kl": kl.detach()}
 
     def validate(module: nn.Module) -> dict[str, float]:
         assert isinstance(module, _Reconstruct)

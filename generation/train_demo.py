@@ -343,12 +343,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max((torch.get_num_threads() or 2) - 1, 1))
     parser.add_argument("--brain-config", type=Path, default=Path("configs/demo.yaml"))
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="bf16", help="'no' for old CPUs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    runtime = Runtime(
-        device="cpu", mixed_precision=arguments.mixed_precision, threads=arguments.threads, seed=0
-    )
+    runtime = Runtime(device="cpu", mixed_precision="fast", threads=arguments.threads, seed=0)
     shop = Workshop(PLANS[arguments.plan], arguments.work, runtime, arguments.brain_config, arguments.images)
     shop.work.mkdir(parents=True, exist_ok=True)
     for name, (stage, result) in STAGES.items():

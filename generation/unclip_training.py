@@ -187,7 +187,11 @@ def save_unclip(
     normalizer: StableUnCLIPImageNormalizer,
     towers: Towers,
 ) -> None:
-    """Write the folder that `StableUnCLIPImg2ImgPipeline.from_pretrained` opens; weights in float16."""
+    """Write the folder that `StableUnCLIPImg2ImgPipeline.from_pretrained` opens.
+
+    UNet and VAE are stored as `STORED_WEIGHTS`. The towers stay float32: transformers computes in the stored type,
+    diffusers in float32, and a plain ``from_pretrained`` must fit together.
+    """
     pipeline = StableUnCLIPImg2ImgPipeline(
         feature_extractor=towers.image_processor,
         image_encoder=towers.image_encoder,
@@ -199,6 +203,8 @@ def save_unclip(
         scheduler=DDIMScheduler.from_config(noise_scheduler().config, set_alpha_to_one=True),
         vae=vae,
     )
-    pipeline.to(dtype=STORED_WEIGHTS)
+    for part in (unet, vae):
+        part.to(dtype=STORED_WEIGHTS)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    pipeline.to(dtype=torch.float32)
+    for part in (unet, vae):
+        part.to(dtype=torch.float32)

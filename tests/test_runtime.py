@@ -104,6 +104,7 @@ def test_generators_differ_by_key() -> None:
 def test_precision() -> None:
     runtime = Runtime(device="cpu", mixed_precision="bf16")
     assert runtime.dtype == torch.bfloat16 and Runtime(device="cpu").dtype == torch.float32
+    assert Runtime(device="cpu", mixed_precision="fast").mixed_precision in ("no", "bf16")
     a = torch.randn(4, 4)
     with runtime.autocast():
         assert (a @ a).dtype == torch.bfloat16
