@@ -92,7 +92,8 @@ def train_image_encoder(
 
     def loss_fn(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         answer = module(pixel_values=batch[0]).image_embeds.float()
-        return ((answer - batch[1]) / spread).square().mean()
+        loss: Tensor = ((answer - batch[1]) / spread).square().mean()
+        return loss
 
     def validate(module: nn.Module) -> dict[str, float]:
         answer = module(pixel_values=runtime.to_device(pixels(held_out[0]))).image_embeds.float().cpu()
@@ -100,4 +101,5 @@ def train_image_encoder(
 
     result = fit(encoder, loss_fn, pixels_at, fit_config, runtime, run_dir, validate)
     encoder.load_state_dict(result.weights)
-    return encoder.eval(), result
+    encoder.eval()  # type: ignore[no-untyped-call]
+    return encoder, result

@@ -27,7 +27,7 @@ def prepare_torchvision() -> None:
     extensions = sorted(Path(found.origin).parent.glob("_C*.so"))
     try:
         for extension in extensions:
-            torch.ops.load_library(extension)
+            torch.ops.load_library(extension)  # type: ignore[no-untyped-call]
     except OSError:
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
