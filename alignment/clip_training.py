@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from alignment.fit import FitConfig, FitResult, fit
 from alignment.losses import info_nce
-from alignment.runtime import Runtime
+from alignment.runtime import STORED_WEIGHTS, Runtime
 
 Pictures = npt.NDArray[np.uint8]
 CaptionedAt = Callable[[int, int, int], tuple[Pictures, list[str]]]
@@ -160,19 +160,20 @@ def train_clip(
         return {"top_1": float(np.mean(right))}
 
     result = fit(module, loss_fn, batch_at, fit_config, runtime, run_dir, validate)
-    weights = {name.removeprefix("clip."): value.contiguous() for name, value in result.weights.items()}
+    weights = {name.removeprefix("clip."): value for name, value in result.weights.items()}
     return write_clip(run_dir / "clip", settings, weights, tokenizer), result
 
 
 def write_clip(folder: Path, settings: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer) -> Path:
-    """Write an open_clip ``local-dir:`` folder."""
+    """Write an open_clip ``local-dir:`` folder; matrices and kernels as `STORED_WEIGHTS`, the rest as it is."""
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": PIXEL_MEAN, "std": PIXEL_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     text = json.dumps({"model_cfg": settings, "preprocess_cfg": preprocess}, indent=2)
     (folder / "open_clip_config.json").write_text(text)
-    save_file(weights, folder / "open_clip_model.safetensors")
+    stored = {name: value.to(STORED_WEIGHTS) if value.dim() > 1 else value for name, value in weights.items()}
+    save_file({name: value.contiguous() for name, value in stored.items()}, folder / "open_clip_model.safetensors")
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<start>", eos_token="<end>", unk_token="<unk>",
         model_max_length=settings["text_cfg"]["context_length"],

@@ -43,7 +43,7 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_steps: int = Field(gt=0)
-    max_seconds: float = Field(default=math.inf, gt=0, description="training time over all resumed parts")
+    max_seconds: float = Field(default=0, ge=0, description="training time over all resumed parts; 0: no limit")
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -157,7 +157,8 @@ def fit(
         _restore(found, inner, optimizer, average, state, config, names)
     log = _Log(run_dir / "log.jsonl", state.step, runtime.is_main)
     norms = [part for part in inner.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
-    out_of_time = state.seconds >= config.max_seconds
+    limit = config.max_seconds or math.inf
+    out_of_time = state.seconds >= limit
     bar = tqdm(total=config.max_steps, initial=state.step, disable=not (progress and runtime.is_main), mininterval=1.0)
     while state.step < config.max_steps and not out_of_time:
         lr = config.lr * lr_factor(state.step, config.schedule, config.warmup_steps, config.max_steps)
@@ -175,7 +176,7 @@ def fit(
         norm = nn.utils.clip_grad_norm_(trained, config.grad_clip)
         state.last_loss, grad_norm = float(loss.detach()), float(norm)
         broken = not (math.isfinite(state.last_loss) and math.isfinite(grad_norm))
-        broken, out_of_time = runtime.any_of(broken, state.elapsed() >= config.max_seconds)
+        broken, out_of_time = runtime.any_of(broken, state.elapsed() >= limit)
         if broken:
             _undo(norms, statistics)
             state.n_skipped, state.n_skipped_in_row = state.n_skipped + 1, state.n_skipped_in_row + 1

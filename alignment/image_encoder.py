@@ -29,7 +29,7 @@ class ImageEncoderConfig(BaseModel):
 
     image_size: int = Field(default=64, gt=0)
     patch_size: int = Field(default=8, gt=0)
-    width: int = Field(default=96, gt=0)
+    width: int = Field(default=64, gt=0)
     layers: int = Field(default=4, gt=0)
 
 

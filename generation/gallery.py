@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 GALLERY_FILES = ("gallery.safetensors", "gallery.json")
@@ -80,8 +82,13 @@ class Gallery:
         ]
 
     def save(self, folder: Path) -> None:
-        """Write ``gallery.safetensors`` and ``gallery.json``."""
-        arrays = {"image_embeds": self.image_embeds, "thumbs": self.thumbs}
+        """Write ``gallery.safetensors`` (embeddings, and the thumbnails as PNG one behind the other) and its labels."""
+        pictures = [_to_png(thumb) for thumb in self.thumbs]
+        arrays = {
+            "image_embeds": self.image_embeds,
+            "thumbs_png": np.frombuffer(b"".join(pictures), dtype=np.uint8),
+            "thumbs_end": np.cumsum([len(picture) for picture in pictures]),
+        }
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / GALLERY_FILES[0])
         labels = {"names": list(self.names), "captions": list(self.captions)}
         (folder / GALLERY_FILES[1]).write_text(json.dumps(labels, indent=0))
@@ -91,4 +98,17 @@ class Gallery:
         """Read what ``save`` wrote."""
         arrays = load_file(folder / GALLERY_FILES[0])
         labels = json.loads((folder / GALLERY_FILES[1]).read_text())
-        return cls(arrays["image_embeds"], arrays["thumbs"], tuple(labels["names"]), tuple(labels["captions"]))
+        pictures = np.split(arrays["thumbs_png"], arrays["thumbs_end"][:-1])
+        thumbs = np.stack([_from_png(picture.tobytes()) for picture in pictures])
+        return cls(arrays["image_embeds"], thumbs, tuple(labels["names"]), tuple(labels["captions"]))
+
+
+def _to_png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _from_png(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        return np.asarray(picture.convert("RGB"))
