@@ -22,7 +22,7 @@ class AutoencoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    block_out_channels: tuple[int, ...] = (12, 24, 48, 96)
+    block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
     layers_per_block: int = Field(default=1, gt=0)
     latent_channels: int = Field(default=8, gt=0)
     kl_weight: float = Field(default=1e-6, ge=0)
@@ -91,7 +91,7 @@ def train_autoencoder(
     run_dir: Path,
     held_out: Pictures,
 ) -> tuple[AutoencoderKL, FitResult]:
-    """Train a VAE on pictures and set its ``scaling_factor`` so that latents have unit variance.
+    """Train a VAE on pictures and standardise its latents.
 
     Parameters
     ----------
@@ -119,9 +119,27 @@ def train_autoencoder(
     result = fit(_Reconstruct(vae), loss_fn, pixels_at, fit_config, runtime, run_dir, validate)
     vae.load_state_dict({name.removeprefix("vae."): value for name, value in result.weights.items()})
     vae.eval()
-    spread = float(encode_latents(vae, held_out, runtime, scaled=False).std())
-    vae.register_to_config(scaling_factor=1.0 / spread)
+    sample = np.concatenate([batch_at(step, 0, 1) for step in range(64)])
+    standardise_latents(vae, encode_latents(vae, sample, runtime, scaled=False))
     return vae, result
+
+
+@torch.no_grad()
+def standardise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Give every latent channel mean 0 and variance 1 over ``latents``, (n, c, h, w), without changing a picture.
+
+    Shift and scale go into the 1x1 convolutions on both sides of the latents. A single ``scaling_factor`` would leave
+    channels of small variance to drown in the noise of a sampler; here it becomes 1.
+    """
+    mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    n = len(mean)
+    out, back = vae.quant_conv, vae.post_quant_conv
+    back.bias += back.weight[:, :, 0, 0] @ mean
+    back.weight *= std[None, :, None, None]
+    out.weight[:n] /= std[:, None, None, None]
+    out.bias[:n] = (out.bias[:n] - mean) / std
+    out.bias[n:] -= 2 * std.log()
+    vae.register_to_config(scaling_factor=1.0)
 
 
 class _Decode(nn.Module):

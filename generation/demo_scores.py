@@ -79,12 +79,12 @@ class SceneRecorder:
         ]  # fmt: skip
 
 
-def interval(share: float, n: int) -> tuple[float, float]:
+def interval(share: float, n: int) -> list[float]:
     """95 % Wilson interval of a share of n."""
     z = 1.96
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return round(float(centre - half), 4), round(float(centre + half), 4)
+    return [round(float(centre - half), 4), round(float(centre + half), 4)]
 
 
 def score_bundle(bundle: Bundle, judge: SceneJudge, recorder: SceneRecorder, runtime: Runtime) -> dict[str, Any]:

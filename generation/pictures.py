@@ -15,17 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from generation.scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    IMAGE_SIZE,
-    TEXTURES,
-    SceneFactors,
-    Split,
-    captions,
-    render,
-    sample_scenes,
-)
+from generation.scenes import IMAGE_SIZE, SceneFactors, Split, captions, render, sample_scenes, sample_siblings
 
 Ints = npt.NDArray[np.int64]
 _CHUNK = 250
@@ -67,12 +57,13 @@ class PictureSet:
 
 
 def write_scenes(folder: Path, split: Split, n: int, seed: int) -> SceneFactors:
-    """Render ``n`` scenes of a split into a picture set and return their factors."""
-    factors = sample_scenes(split, n, seed)
-    look = (factors.colour * len(BACKGROUNDS) + factors.background) * len(TEXTURES) + factors.texture
-    assert look.max() < len(COLOURS) * len(BACKGROUNDS) * len(TEXTURES)
+    """Render ``n`` scenes of a split into a picture set and return their factors; training scenes come in families."""
+    if split == "train":
+        factors, groups = sample_siblings(split, n, seed)
+    else:
+        factors, groups = sample_scenes(split, n, seed), np.arange(n)
     chunks = (render(factors.take(np.arange(i, min(i + _CHUNK, n)))) for i in range(0, n, _CHUNK))
-    _write(folder, chunks, n, captions(factors), factors.concept, look)
+    _write(folder, chunks, n, captions(factors), factors.concept, groups)
     return factors
 
 

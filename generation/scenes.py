@@ -7,7 +7,7 @@ size and an optional smaller second object vary within a concept. Train, validat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Literal
 
@@ -146,6 +146,34 @@ def sample_scenes(split: Split, n: int, seed: int) -> SceneFactors:
     pool = split_concepts(split)
     rounds = [rng.permutation(pool) for _ in range(-(-n // len(pool)))]
     return sample_factors(np.concatenate(rounds)[:n], rng)
+
+
+def sample_siblings(split: Split, n: int, seed: int, n_siblings: int = 4) -> tuple[SceneFactors, Ints]:
+    """Draw ``n`` scenes in families that differ in shape or texture of the main object and in nothing else.
+
+    Such scenes can only be told apart by what their main object is, so they make the hardest negatives.
+
+    Returns
+    -------
+    factors : SceneFactors, (n,)
+        In shuffled order.
+    family : ndarray, (n,), int64
+        Number of the family of each scene; up to ``n_siblings`` share one, each of another concept.
+    """
+    rng = np.random.default_rng([seed, list(SPLIT_SIZES).index(split), n_siblings])
+    pool = split_concepts(split)
+    per_shape = len(COLOURS) * len(BACKGROUNDS) * len(TEXTURES)
+    look = pool % per_shape // len(TEXTURES)
+    chosen: list[Ints] = []
+    while sum(map(len, chosen)) < n:
+        first = rng.choice(len(pool))
+        others = rng.permutation(np.flatnonzero((look == look[first]) & (np.arange(len(pool)) != first)))
+        chosen.append(pool[np.concatenate([[first], others[: n_siblings - 1]])])
+    family = np.repeat(np.arange(len(chosen)), [len(members) for members in chosen])[:n]
+    order = rng.permutation(n)
+    heads = sample_factors(np.array([members[0] for members in chosen]), rng).take(family)
+    own = sample_factors(np.concatenate(chosen)[:n], rng)
+    return replace(heads, shape=own.shape, texture=own.texture).take(order), family[order].astype(np.int64)
 
 
 def _signed_distance(shape: int, u: Floats, v: Floats) -> Floats:

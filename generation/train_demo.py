@@ -76,16 +76,16 @@ class DemoPlan(BaseModel):
     n_targets: int = Field(default=4000, gt=0)
     clip_towers: ClipTowerConfig = ClipTowerConfig()
     clip_batch: int = 256
-    clip: FitConfig = _fit(1500, 2e-3, weight_decay=0.05, ema_decay=0.995, validate_every=100, checkpoint_every=200)
+    clip: FitConfig = _fit(2000, 2e-3, weight_decay=0.05, ema_decay=0.995, validate_every=100, checkpoint_every=200)
     autoencoder_sizes: AutoencoderConfig = AutoencoderConfig()
     autoencoder_batch: int = 16
-    autoencoder: FitConfig = _fit(3000, 2e-3, weight_decay=0.0, ema_decay=0.99, validate_every=250)
-    decoder: FitConfig = _fit(3500, 1.5e-3, weight_decay=0.0, ema_decay=0.995, validate_every=250)
+    autoencoder: FitConfig = _fit(5000, 2e-3, weight_decay=0.0, ema_decay=0.99, validate_every=250)
+    decoder: FitConfig = _fit(2500, 1.5e-3, weight_decay=0.0, ema_decay=0.995, validate_every=250)
     image_encoder_sizes: ImageEncoderConfig = ImageEncoderConfig()
     image_encoder: FitConfig = _fit(1500, 2e-3, weight_decay=0.01, ema_decay=0.99)
     unet_sizes: DenoiserConfig = DenoiserConfig()
     unet_batch: int = 64
-    unet: FitConfig = _fit(7500, 1.2e-3, weight_decay=0.01, ema_decay=0.998, checkpoint_every=500)
+    unet: FitConfig = _fit(12_000, 1.2e-3, weight_decay=0.01, ema_decay=0.998, checkpoint_every=500)
     finetune: FinetuneConfig = FinetuneConfig()
     judge: FitConfig = _fit(2500, 2e-3, weight_decay=0.02, ema_decay=0.99, checkpoint_every=200)
 
@@ -101,11 +101,15 @@ PLANS = {"full": DemoPlan(), "smoke": SMOKE_PLAN}
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a demo is built, and from what."""
+    """Where a demo is built, and from what.
+
+    ``runtime`` trains, in half precision where that is faster; ``exact`` embeds and measures in float32, as is served.
+    """
 
     plan: DemoPlan
     work: Path
     runtime: Runtime
+    exact: Runtime
     brain_config: Path
     picture_folder: Path | None = None
 
@@ -147,7 +151,7 @@ def clip(shop: Workshop) -> None:
 
 def targets(shop: Workshop) -> None:
     """Embed pictures of every split: what the brain encoders aim at, and the test gallery."""
-    space = open_clip_space(shop.clip_folder, shop.runtime)
+    space = open_clip_space(shop.clip_folder, shop.exact)
     counts = {"train": shop.plan.n_targets, "val": 400, "test": N_GALLERY}
     splits = {}
     for split in SPLITS:
@@ -181,7 +185,7 @@ def autoencoder(shop: Workshop) -> None:
         np.array(held_out.images[:200]),
     )  # fmt: skip
     vae.save_pretrained(shop.work / "autoencoder" / "vae")
-    space = open_clip_space(shop.clip_folder, shop.runtime, batch_size=250)
+    space = open_clip_space(shop.clip_folder, shop.exact, batch_size=250)
     pairs = {
         "latents": encode_latents(vae, images, shop.runtime),
         "image_embeds": torch.from_numpy(space.encode_images(images)),
@@ -194,7 +198,7 @@ def image_encoder(shop: Workshop) -> None:
     train_set, held_out = shop.pictures("train"), np.array(shop.pictures("val").images[:400])
     images = np.array(train_set.images)
     embeds = load_file(shop.work / "autoencoder" / "pairs.safetensors")["image_embeds"]
-    space = open_clip_space(shop.clip_folder, shop.runtime)
+    space = open_clip_space(shop.clip_folder, shop.exact)
 
     def embedded_at(step: int, rank: int, world: int) -> tuple[npt.NDArray[np.uint8], Tensor]:
         rows = np.sort(np.random.default_rng([7, step, rank]).choice(len(images), 64, replace=False))
@@ -250,7 +254,7 @@ def unet(shop: Workshop) -> None:
 def finetune(shop: Workshop) -> None:
     """Fine-tune the UNet on a mix of true and brain-predicted embeddings of training pictures."""
     pairs = load_file(shop.work / "autoencoder" / "pairs.safetensors")
-    model = BrainModel.load(shop.work / "brain" / "brain", shop.runtime)
+    model = BrainModel.load(shop.work / "brain" / "brain", shop.exact)
     recorder = SceneRecorder.from_training(shop.work / "brain" / "config.yaml", shop.targets)
     n = min(shop.plan.finetune.n_predicted, len(pairs["latents"]))
     predicted = predict_embeds(model, recorder, pairs["image_embeds"][:n].numpy(), shop.work / "finetune")
@@ -286,7 +290,7 @@ def bundle(shop: Workshop, out: Path) -> Bundle:
     embeds = splits["test"].embeds
     names = tuple(f"test-{i:03d}" for i in range(len(embeds)))
     gallery = Gallery(embeds, np.array(test.images[: len(embeds)]), names, tuple(test.captions[: len(embeds)]))
-    model = BrainModel.load(shop.work / "brain" / "brain", shop.runtime)
+    model = BrainModel.load(shop.work / "brain" / "brain", shop.exact)
     recorder = SceneRecorder.from_training(shop.work / "brain" / "config.yaml", shop.targets)
     recordings = {
         "+".join(modalities): recorder.record(splits["val"].embeds[:200], modalities, seed=CALIBRATION_SEED)
@@ -307,14 +311,14 @@ def bundle(shop: Workshop, out: Path) -> Bundle:
         "decoder": StableUnCLIPConfig(),
         "data_statement": DATA_STATEMENT,
         "configs": {"plan": plan, "brain": yaml.safe_load((shop.work / "brain" / "config.yaml").read_text())},
-        "runtime": shop.runtime,
+        "runtime": shop.exact,
     }
     facts["configs"]["brain"]["targets"] = shop.targets.name
     draft = assemble_bundle(shop.work / "draft", parts, scores={}, replace=True, **facts)
     scores: dict[str, Any] = {"retrieval": report}
     if shop.picture_folder is None:
         scores["pictures"] = score_bundle(
-            draft, SceneJudge.load(shop.work / "judge" / "judge.safetensors"), recorder, shop.runtime
+            draft, SceneJudge.load(shop.work / "judge" / "judge.safetensors"), recorder, shop.exact
         )
     return assemble_bundle(out, parts, scores=scores, replace=True, **facts)
 
@@ -346,7 +350,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     runtime = Runtime(device="cpu", mixed_precision="fast", threads=arguments.threads, seed=0)
-    shop = Workshop(PLANS[arguments.plan], arguments.work, runtime, arguments.brain_config, arguments.images)
+    exact = Runtime(device="cpu", mixed_precision="no", threads=arguments.threads, seed=0)
+    shop = Workshop(PLANS[arguments.plan], arguments.work, runtime, exact, arguments.brain_config, arguments.images)
     shop.work.mkdir(parents=True, exist_ok=True)
     for name, (stage, result) in STAGES.items():
         print(f"stage {name}: {'done before' if (shop.work / result).exists() else 'runs'}", flush=True)

@@ -29,6 +29,9 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # on a busy machine the agents take longer than Ray's 30 s to start
     "RAY_agent_register_timeout_ms": "120000",
+    # nor are the 5 s enough that Ray Serve gives its proxy to start and to answer
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     # oversubscribed OpenMP barriers cost far more than they give: one thread per replica unless told otherwise
     "OMP_NUM_THREADS": "1",
 }
@@ -77,6 +80,19 @@ def _check_free(host: str, port: int) -> None:
             raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
 
 
+def _take_new_token() -> None:
+    """Give this process a token of its own: one that was lying around belongs to another cluster.
+
+    Ray reads mode and token once per process, so a process that used Ray before has to read them again; Ray's own
+    token set-up refreshes them in the same way.
+    """
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 @contextmanager
 def local_service(settings: ServingSettings) -> Iterator[str]:
     """Start a cluster and the application; yield the base URL once it is ready; end both on exit.
@@ -98,8 +114,7 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
     _check_free(settings.host, settings.port)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # a token that was lying around belongs to another cluster
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    _take_new_token()
 
     import ray
     from ray import serve

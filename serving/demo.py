@@ -9,7 +9,7 @@ from typing import Any
 from serving.client import PhospheneClient
 from serving.cluster import free_port, local_service
 from serving.decode import write_answer
-from serving.evaluation import score_lines, stored_scores
+from serving.evaluation import score_table, stored_scores
 from serving.rendering import contact_sheet, from_base64
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings
@@ -60,8 +60,7 @@ class DemoResult:
         lines += [
             f"found again: {self.n_found} of {len(self.epochs)} (chance {100 / self.n_gallery:.1f} %), EEG and MEG "
             f"fused, {_N_REPETITIONS} presentations averaged",
-            "scores of the bundle, each with its chance level:",
-            *score_lines(self.stored, "  "),
+            *score_table(self.stored),
             f"contact sheet {self.sheet} (shown / decoded / nearest); pictures and answer.json in {self.folder}",
             f"{self.data_statement} ({self.seconds:.0f} s)",
         ]

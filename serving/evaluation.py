@@ -55,6 +55,45 @@ def measured_scores(bundle_folder: Path, data: Path, *, seed: int, pictures: boo
     return scores
 
 
+def score_table(stored: dict[str, Any]) -> list[str]:
+    """Lay the scores that a demo bundle stores out as the README's tables, chance levels among them."""
+    rows = [
+        (name, label, row)
+        for name, by_label in sorted(stored["retrieval"]["scores"].items(), key=lambda item: "+" in item[0])
+        for label, row in sorted(by_label.items(), reverse=True)
+    ]
+    lines = [
+        "| recording | epochs     | n    | network, 95 %     | ridge | ideal observer | network / ideal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, label, row in rows:
+        network = row["network"]
+        lines.append(
+            f"| {name:9} | {label.replace('_', ' '):10} | {network['n']:4} "
+            f"| {network['top_1']:.3f} {_interval(network['interval_top_1'])} "
+            f"| {row['ridge']['top_1']:.3f} | {row['ideal_observer']['top_1']:14.3f} | {row['ratio_to_ideal']:15.2f} |"
+        )
+    n_gallery, chance_top_1 = network["n_gallery"], network["chance_top_1"]
+    lines += ["", f"Share found first among {n_gallery} unseen pictures; chance {chance_top_1:.3f}."]
+    pictures = stored.get("pictures")
+    if pictures is None:
+        return lines
+    factors = ("background", "colour", "shape", "texture")
+    cells = "".join(f" {factor:17} |" for factor in factors)
+    lines += ["", f"| {'pictures from':20} | n   |{cells} off, px |", "|---|---|---|---|---|---|---|"]
+    for name, row in sorted(pictures.items(), key=lambda item: -item[1]["n"]):
+        cells = "".join(f" {row[factor]['value']:.3f} {_interval(row[factor]['interval'])} |" for factor in factors)
+        lines.append(f"| {name.replace('_', ' '):20} | {row['n']:3d} |{cells} {row['position_error_px']:7.1f} |")
+    chance = "".join(f" {pictures['true_embeddings'][factor]['chance']:<17.3f} |" for factor in factors)
+    lines.append(f"| {'chance':20} |     |{chance} {'':7} |")
+    return lines
+
+
+def _interval(low_high: Any) -> str:
+    low, high = low_high
+    return f"({low:.2f}-{high:.2f})"
+
+
 def score_lines(scores: Any, indent: str = "") -> list[str]:
     """Lay nested scores out for a terminal."""
     lines = []

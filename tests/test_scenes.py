@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -6,11 +8,13 @@ from generation.scenes import (
     N_CONCEPTS,
     SHAPES,
     SPLIT_SIZES,
+    SceneFactors,
     captions,
     place_words,
     render,
     sample_factors,
     sample_scenes,
+    sample_siblings,
     split_concepts,
 )
 
@@ -31,6 +35,22 @@ def test_test_split_shows_each_concept_once_before_repeating():
     factors = sample_scenes("test", 200, seed=0)
     assert len(np.unique(factors.concept)) == 200
     assert set(factors.concept) == set(split_concepts("test"))
+
+
+def test_siblings_differ_in_shape_or_texture_and_in_nothing_else():
+    factors, family = sample_siblings("train", 301, seed=3)
+    assert len(factors) == len(family) == 301
+    assert set(factors.concept) <= set(split_concepts("train"))
+    assert len(set(family[:8])) > 4, "the order is shuffled"
+    for number in np.unique(family):
+        members = factors.take(np.flatnonzero(family == number))
+        assert 1 <= len(members) <= 4
+        assert len(np.unique(members.concept)) == len(members)
+        for field in fields(SceneFactors):
+            if field.name not in ("shape", "texture"):
+                assert len(np.unique(getattr(members, field.name))) == 1, field.name
+    again, _ = sample_siblings("train", 301, seed=3)
+    assert np.array_equal(render(again), render(factors))
 
 
 def test_unknown_split_is_named():

@@ -21,7 +21,9 @@ def test_stages_are_named_once_and_every_plan_is_complete():
 
 def _train(*arguments: str) -> str:
     command = [sys.executable, "-m", "generation.train_demo", "--plan", "smoke", "--threads", "1", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=900).stdout
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.slow
