@@ -160,8 +160,22 @@ def train_clip(
         return {"top_1": float(np.mean(right))}
 
     result = fit(module, loss_fn, batch_at, fit_config, runtime, run_dir, validate)
-    weights = {name.removeprefix("clip."): value for name, value in result.weights.items()}
-    return write_clip(run_dir / "clip", settings, weights, tokenizer), result
+    clip.load_state_dict({name.removeprefix("clip."): value for name, value in result.weights.items()})
+    scale_image_embeds(clip, [pixels(captioned_at(step, 0, 1)[0]) for step in range(4)], runtime)
+    return write_clip(run_dir / "clip", settings, clip.state_dict(), tokenizer), result
+
+
+@torch.no_grad()
+def scale_image_embeds(clip: nn.Module, batches: Sequence[Tensor], runtime: Runtime) -> None:
+    """Scale the last layer of the image tower so that raw embeddings have a mean square of 1 per dimension.
+
+    The contrastive loss leaves their length open. Published CLIP models lie near 1, and a generator that takes raw
+    embeddings learns badly from much larger ones: the step of an adaptive optimiser grows with its inputs.
+    """
+    clip.eval()
+    embeds = torch.cat([clip.encode_image(runtime.to_device(batch)).float() for batch in batches])  # type: ignore[operator]
+    for value in clip.visual.attnpool.c_proj.parameters():  # type: ignore[union-attr]
+        value /= embeds.square().mean().sqrt()
 
 
 def write_clip(folder: Path, settings: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer) -> Path:

@@ -85,7 +85,7 @@ class DemoPlan(BaseModel):
     image_encoder: FitConfig = _fit(1500, 2e-3, weight_decay=0.01, ema_decay=0.99)
     unet_sizes: DenoiserConfig = DenoiserConfig()
     unet_batch: int = 64
-    unet: FitConfig = _fit(12_000, 1.2e-3, weight_decay=0.01, ema_decay=0.998, checkpoint_every=500)
+    unet: FitConfig = _fit(14_000, 1.2e-3, weight_decay=0.01, ema_decay=0.998, checkpoint_every=500)
     finetune: FinetuneConfig = FinetuneConfig()
     judge: FitConfig = _fit(2500, 2e-3, weight_decay=0.02, ema_decay=0.99, checkpoint_every=200)
 

@@ -49,6 +49,7 @@ def test_trained_clip_opens_as_an_open_clip_folder_and_matches_text(clip_folder)
         texts / np.linalg.norm(texts, axis=1, keepdims=True)
     ).T
     assert (cosine.argmax(axis=1) == np.arange(4)).mean() >= 0.75
+    assert 0.5 < np.square(space.encode_images(images)).mean() < 2, "raw embeddings have a mean square of 1"
     assert np.allclose(space.encode_images(images)[:3], space.encode_images(images[:3]), atol=1e-4)
 
 
