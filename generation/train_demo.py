@@ -80,7 +80,7 @@ class DemoPlan(BaseModel):
     autoencoder_sizes: AutoencoderConfig = AutoencoderConfig()
     autoencoder_batch: int = 16
     autoencoder: FitConfig = _fit(5000, 2e-3, weight_decay=0.0, ema_decay=0.99, validate_every=250)
-    decoder: FitConfig = _fit(2500, 1.5e-3, weight_decay=0.0, ema_decay=0.995, validate_every=250)
+    decoder: FitConfig = _fit(1200, 1e-3, weight_decay=0.0, ema_decay=0.995, validate_every=250)
     image_encoder_sizes: ImageEncoderConfig = ImageEncoderConfig()
     image_encoder: FitConfig = _fit(1500, 2e-3, weight_decay=0.01, ema_decay=0.99)
     unet_sizes: DenoiserConfig = DenoiserConfig()

@@ -80,12 +80,14 @@ def _check_free(host: str, port: int) -> None:
             raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
 
 
-def _take_new_token() -> None:
-    """Give this process a token of its own: one that was lying around belongs to another cluster.
+def _prepare_environment() -> None:
+    """Set what Ray reads from the environment, with a new token: one that was lying around is another cluster's.
 
     Ray reads mode and token once per process, so a process that used Ray before has to read them again; Ray's own
     token set-up refreshes them in the same way.
     """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
@@ -112,9 +114,7 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
         If the address is taken, or the bundle is damaged.
     """
     _check_free(settings.host, settings.port)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    _take_new_token()
+    _prepare_environment()
 
     import ray
     from ray import serve

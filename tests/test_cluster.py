@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import os
 import re
+import subprocess
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -44,6 +47,22 @@ def test_a_started_service_is_ready_and_tells_its_bundle(client: PhospheneClient
     assert client.ready()
     (bundle,) = client.bundles()
     assert set(bundle.modalities) == {"eeg", "meg"} and len(bundle.preprocessing_hash) == 64
+
+
+def test_a_process_that_used_ray_before_takes_the_new_token() -> None:
+    code = (
+        "from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode\n"
+        "assert get_authentication_mode() == AuthenticationMode.DISABLED\n"
+        "from serving.cluster import _prepare_environment\n"
+        "for _ in range(2):\n"
+        "    _prepare_environment()\n"
+        "    assert get_authentication_mode() == AuthenticationMode.TOKEN\n"
+        "    found = AuthenticationTokenLoader.instance().get_raw_token()\n"
+        "    assert found == __import__('os').environ['RAY_AUTH_TOKEN'], found\n"
+    )
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run([sys.executable, "-c", code], env=outside, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_same_seed_same_pictures(client: PhospheneClient) -> None:
