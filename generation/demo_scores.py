@@ -99,7 +99,7 @@ def score_bundle(bundle: Bundle, judge: SceneJudge, recorder: SceneRecorder, run
     true_embeds = open_clip_space(bundle.clip_folder, runtime).encode_images(images)
     table = {
         "judge_on_true_scenes": _row(judge.judge(images, factors)),
-        "true_embeddings": _row(judge.judge(pipeline.generate(true_embeds)[:, 0], factors)),
+        "true_embeddings": _row(judge.judge(pipeline.generate(true_embeds, noise_level=0)[:, 0], factors)),
     }
     gallery = pipeline.gallery
     shown = sample_scenes("test", 2000, seed=0).take(np.arange(len(gallery.names)))

@@ -167,6 +167,7 @@ class ReconstructionPipeline:
         seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        noise_level: int | None = None,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
         """Generate pictures of embeddings.
@@ -179,8 +180,8 @@ class ReconstructionPipeline:
             Pictures per embedding, each with its own noise.
         seed : int
             Picture ``image`` of row ``epoch`` is sampled with ``seed_for(seed, epoch, image)``.
-        num_inference_steps, guidance_scale : optional
-            The bundle's values when left out.
+        num_inference_steps, guidance_scale, noise_level : optional
+            The bundle's values when left out. Its noise level fits embeddings read from a brain; give true ones 0.
         on_step : callable
             Gets the steps done and the steps in all after every step. Raising from it cancels.
 
@@ -196,6 +197,7 @@ class ReconstructionPipeline:
             seeds=seeds,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            noise_level=noise_level,
             on_step=on_step,
         )
         return images.reshape(len(image_embeds), n_images, *images.shape[1:])
@@ -207,17 +209,20 @@ class ReconstructionPipeline:
         seeds: Sequence[int],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        noise_level: int | None = None,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
         """Generate one picture per row and seed, (n, h, w, 3) uint8: what a batcher of several requests calls."""
         self._need(self._has_decoder, "decode")
         config = self.decoder_config
+        if noise_level is None:
+            noise_level = config.noise_level if isinstance(config, StableUnCLIPConfig) else 0
         return self._decoder.generate(
             image_embeds,
             seeds=seeds,
             num_inference_steps=config.num_inference_steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
-            noise_level=config.noise_level if isinstance(config, StableUnCLIPConfig) else 0,
+            noise_level=noise_level,
             on_step=on_step,
         )
 

@@ -112,7 +112,8 @@ def train_unet(
     Parameters
     ----------
     batch_at : callable
-        ``batch_at(step, rank, world) -> (latents (b, c, 8, 8), image_embeds (b, d) raw)``, both float32.
+        ``batch_at(step, rank, world) -> (latents (b, c, 8, 8), image_embeds (b, d) raw, levels (b,))``: float32,
+        float32, and int64 noise levels below which an embedding is not shown, 0 where it is exact.
     empty_prompt : Tensor, (1, n_tokens, text_dim)
         Text states of the empty prompt; the UNet never sees another.
     """
@@ -121,13 +122,13 @@ def train_unet(
     noiser = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
     def drawn_at(step: int, rank: int, world: int) -> tuple[Tensor, ...]:
-        latents, image_embeds = batch_at(step, rank, world)
+        latents, image_embeds, least = batch_at(step, rank, world)
         n = len(latents)
         generator = runtime.generator(step, rank)
         # density ~ sqrt(t): what a picture shows is settled at high noise, and that is what is hard to learn here
         timesteps = (1000 * torch.rand(n, generator=generator) ** (2 / 3)).long().clamp(max=999)
         levels = torch.randint(0, config.max_noise_level, (n,), generator=generator)
-        levels = levels * (torch.rand(n, generator=generator) < config.noised_share)
+        levels = torch.maximum(least, levels * (torch.rand(n, generator=generator) < config.noised_share))
         noise = torch.randn(image_embeds.shape, generator=generator)
         labels = noised_condition(image_embeds, levels, noise, normalizer, noiser)
         labels = labels * (torch.rand(n, 1, generator=generator) >= config.condition_dropout)

@@ -163,7 +163,8 @@ def test_steps_and_guidance_default_to_the_bundle(pipeline: ReconstructionPipeli
     seen: list[tuple[int, int]] = []
     images = pipeline.generate(embeds, on_step=lambda *step: seen.append(step))
     assert seen == [(1, 2), (2, 2)]
-    assert np.array_equal(images, pipeline.generate(embeds, num_inference_steps=2, guidance_scale=2.0))
+    assert np.array_equal(images, pipeline.generate(embeds, num_inference_steps=2, guidance_scale=2.0, noise_level=0))
+    assert not np.array_equal(images, pipeline.generate(embeds, noise_level=400))
     assert not np.array_equal(images, pipeline.generate(embeds, guidance_scale=6.0))
     assert not np.array_equal(images, pipeline.generate(embeds, num_inference_steps=4))
     with pytest.raises(ValueError, match="num_inference_steps is 0"):

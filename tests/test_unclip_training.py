@@ -45,7 +45,7 @@ def folder(tmp_path_factory, embeds):
 
     def batch_at(step, rank, world):
         rows = torch.from_numpy(np.random.default_rng(step).integers(0, 64, 8))
-        return latents[rows], embeds[rows]
+        return latents[rows], embeds[rows], torch.zeros_like(rows)
 
     fit_config = FitConfig(max_steps=3, lr=1e-3, ema_decay=0.9, checkpoint_every=10)
     train_unet(unet, batch_at, normalizer, prompt, SIZES, fit_config, Runtime(device="cpu", seed=0), path / "run")
@@ -88,6 +88,29 @@ def test_saved_folder_generates(folder, embeds):
     decoder = build_decoder(StableUnCLIPConfig(), folder, Runtime(device="cpu"))
     images = decoder.generate(embeds[:2].numpy(), seeds=[1, 2], num_inference_steps=3, guidance_scale=2.0)
     assert images.shape == (2, 64, 64, 3) and images.dtype == np.uint8
+
+
+def test_predictions_are_marked_with_their_noise_level(folder, embeds, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(image_embeds, levels, noise, normalizer, noiser):
+        seen.append((image_embeds, levels))
+        return noised_condition(image_embeds, levels, noise, normalizer, noiser)
+
+    monkeypatch.setattr("generation.unclip_training.noised_condition", spy)
+    config = FinetuneConfig(
+        batch=16, predicted_share=0.5, predicted_level=30, denoiser=SIZES.model_copy(update={"noised_share": 0.0}),
+        fit=FitConfig(max_steps=3, lr=1e-3, checkpoint_every=10),
+    )  # fmt: skip
+    mirrored = -embeds.numpy()
+    finetune_unclip(
+        load_unclip(folder), torch.randn(64, 8, 8, 8), embeds, mirrored, config, Runtime(device="cpu", seed=0), tmp_path
+    )
+    for shown, levels in seen:
+        similarity = torch.nn.functional.normalize(shown) @ torch.nn.functional.normalize(-embeds).T
+        predicted = similarity.max(dim=1).values > 0.999
+        assert 0 < predicted.sum() < 16
+        assert torch.equal(levels, torch.where(predicted, 30, 0))
 
 
 def test_finetuning_changes_the_unet_only(folder, embeds, tmp_path):
