@@ -39,12 +39,12 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_predicted: int = Field(default=6000, gt=0)
-    predicted_share: float = Field(default=0.4, ge=0, le=1)
+    predicted_share: float = Field(default=0.25, ge=0, le=1)
     predicted_level: int = Field(default=50, ge=0, lt=1000)
     batch: int = Field(default=64, gt=0)
     denoiser: DenoiserConfig = DenoiserConfig()
     fit: FitConfig = FitConfig(
-        max_steps=3500, lr=5e-4, weight_decay=0.01, schedule="cosine", warmup_steps=100, ema_decay=0.998,
+        max_steps=2500, lr=3e-4, weight_decay=0.01, schedule="cosine", warmup_steps=100, ema_decay=0.998,
         checkpoint_every=250,
     )  # fmt: skip
 

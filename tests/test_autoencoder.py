@@ -8,6 +8,7 @@ from generation.autoencoder import (
     build_autoencoder,
     decode_latents,
     encode_latents,
+    polish_decoder,
     psnr,
     reconstruction_loss,
     standardise_latents,
@@ -54,6 +55,20 @@ def test_standardised_latents_decode_to_the_same_pictures():
     assert torch.allclose(vae.decode(after).sample, pixels, atol=1e-4)
     spread = before.std(dim=(0, 2, 3))[:, None, None]
     assert torch.allclose(vae.encode(to_pixels(images)).latent_dist.logvar, logvar - 2 * spread.log(), atol=1e-4)
+
+
+def test_polishing_leaves_the_encoder_alone(tmp_path):
+    torch.manual_seed(0)
+    sizes = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), latent_gain=0.3)
+    vae = build_autoencoder(sizes).eval()
+    images = render(sample_scenes("train", 32, seed=0))
+    runtime = Runtime(device="cpu", seed=0)
+    latents = encode_latents(vae, images, runtime)
+    before = decode_latents(vae, latents[:8], runtime)
+    fit_config = FitConfig(max_steps=6, lr=2e-3, checkpoint_every=100, validate_every=3)
+    polish_decoder(vae, latents, images, 8, sizes, fit_config, runtime, tmp_path, images[:8])
+    assert torch.equal(encode_latents(vae, images, runtime), latents)
+    assert psnr(decode_latents(vae, latents[:8], runtime), images[:8]) > psnr(before, images[:8])
 
 
 def test_psnr_matches_its_definition():
