@@ -140,7 +140,8 @@ def test_uploads_are_read_side_by_side(reader: Reader) -> None:
 def test_nothing_of_an_upload_stays(reader: Reader) -> None:
     reader.read(make_epochs(1).to_bytes())
     deadline = time.monotonic() + 5.0
-    while list(reader.sandbox._folder.glob("job-*/*")):
+    # os.walk, unlike glob, passes over folders that are removed while it looks
+    while any(names for top, _, names in os.walk(reader.sandbox._folder) if Path(top).name.startswith("job-")):
         assert time.monotonic() < deadline, "an upload was left behind"
         time.sleep(0.05)
 
@@ -161,7 +162,10 @@ def test_every_upload_has_a_process_of_its_own(reader: Reader) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # it may end at any moment
+        return False
 
 
 def test_a_reader_that_dies_is_replaced_and_leaves_no_process(reader: Reader) -> None:
@@ -173,7 +177,7 @@ def test_a_reader_that_dies_is_replaced_and_leaves_no_process(reader: Reader) ->
         time.sleep(0.02)
     assert isinstance(reader.read(make_epochs(1).to_bytes()), SignalEpochs)
     assert reader.server != before
-    assert not [pid for pid in orphans if Path(f"/proc/{pid}/cmdline").exists() and is_alive(pid)]
+    assert not [pid for pid in orphans if is_alive(pid)]
 
 
 def in_child(work: Callable[[], None], limits: ParseLimits) -> tuple[int, float]:
