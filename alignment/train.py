@@ -238,6 +238,7 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
         resume=resume,
     )  # fmt: skip
     if not runtime.is_main:
+        runtime.close()  # a process that exits with its group open may abort
         return {}
     model = training.export(result.weights)
     model.save(run_dir / "brain")
@@ -255,6 +256,7 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
         ),
     }  # fmt: skip
     write_atomic(run_dir / "report.json", json.dumps(report, indent=1).encode())
+    runtime.close()
     return report
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
-from encoders.epochs import SignalEpochs
 from serving.client import PhospheneClient, problem_of
 from serving.cluster import free_port, local_service
 from serving.settings import ReplicaSettings, ServingSettings
@@ -163,12 +162,10 @@ def zipped_sets(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def microvolts(data: np.ndarray, ch_names: list[str], sfreq: float, tmin: float, person: str) -> bytes:
-    """Put real epochs (n, c, t) in microvolts into a recording."""
-    return SignalEpochs(
-        data=(data * 1e-6).astype(np.float32), sfreq=sfreq, tmin=tmin, ch_names=tuple(ch_names),
-        ch_types=("eeg",) * len(ch_names), positions=np.full((len(ch_names), 3), np.nan, dtype=np.float32),
-        subject=person,
-    ).to_bytes()  # fmt: skip
+    """Put real epochs (n, c, t) in microvolts, NaN and all, into an npz as the README lays it out."""
+    packed = io.BytesIO()
+    np.savez(packed, data=data * 1e-6, sfreq=sfreq, ch_names=ch_names, tmin=tmin, subject=person)
+    return packed.getvalue()
 
 
 @pytest.mark.slow

@@ -179,13 +179,17 @@ def test_accelerate_reads_its_config(path: Path) -> None:
 def test_two_cpu_processes_really_start_and_see_each_other(tmp_path: Path) -> None:
     script = tmp_path / "count.py"
     script.write_text(
-        "import torch\n"
+        "import sys, torch\n"
         "from alignment.runtime import Runtime\n"
-        "accelerator = Runtime().accelerator\n"
+        "runtime = Runtime()\n"
+        "accelerator = runtime.accelerator\n"
         "ranks = accelerator.gather(torch.tensor([accelerator.process_index]))\n"
-        "print('ranks', ranks.tolist(), 'on', accelerator.device.type, flush=True)\n"
+        "said = f'ranks {ranks.tolist()} on {accelerator.device.type}'\n"
+        "open(f'{sys.argv[1]}/{accelerator.process_index}.txt', 'w').write(said)\n"
+        "runtime.close()\n"
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(DEPLOY / "accelerate/cpu2.yaml")]
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    command = [*launch, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("ranks [0, 1] on cpu") == 2
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["ranks [0, 1] on cpu"] * 2
