@@ -1,7 +1,7 @@
 """An independent classifier of scenes: says what a generated picture shows, factor by factor.
 
 It is trained on rendered scenes only, shares no weights with the CLIP, the VAE or the generator, and takes no part in
-their training or selection; it exists to measure them.
+their training. Its verdict on validation scenes was read when guidance and fine-tuning of the demo were chosen.
 """
 
 from dataclasses import dataclass

@@ -62,7 +62,8 @@ DATA_STATEMENT = (
 )
 N_GALLERY = 200
 GUIDANCE_SCALE = 1.5
-"""Chosen on 300 validation scenes: by its CLIP embedding 0.913 of the pictures find their scene again, 0.907 at 2."""
+"""Chosen on 300 validation scenes, where 1.5 and 2 are a tie: by CLIP 0.913 and 0.907 of the pictures find their scene
+again, the mean cosine is 0.932 and 0.935, and the judge reads the colour right in 0.953 and 0.930. The last decided."""
 
 
 def _fit(steps: int, lr: float, **more: Any) -> FitConfig:
