@@ -260,7 +260,8 @@ def build_fusion(
     networks = {}
     for name, preprocessor in preprocessors.items():
         config = preprocessor.config
-        shape = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects)
+        places = tuple((float(x), float(y)) for x, y in preprocessor.positions_2d)
+        shape = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects, places)
         networks[name] = build_encoder(encoders[name], shape, embed_dim)
     return LateFusion(networks, embed_dim, fusion_config)
 

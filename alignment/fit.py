@@ -28,6 +28,7 @@ from alignment.checkpoint import (
 )
 from alignment.optim import Schedule, lr_factor, parameter_groups, update_average
 from alignment.runtime import Runtime
+from encoders.layers.constraints import apply_constraints
 
 LossFn = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Any]]"]
 BatchAt = Callable[[int, int, int], Any]
@@ -182,6 +183,7 @@ def fit(
             state.n_skipped, state.n_skipped_in_row = state.n_skipped + 1, state.n_skipped_in_row + 1
         else:
             optimizer.step()
+            apply_constraints(inner)
             update_average(average, inner, config.ema_decay, state.step)
             state.n_skipped_in_row = 0
         optimizer.zero_grad(set_to_none=True)

@@ -34,6 +34,7 @@ from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS, EncoderConfig
 from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.layers.constraints import penalties
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import LayoutName, standard_layout
 from encoders.simulate import BrainSimulator, SimulationConfig
@@ -103,13 +104,13 @@ class AlignmentModule(nn.Module):
 
     def forward(
         self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
         embeds, available = self.fusion.embed_each(data, self.positions, subject)
         answers = dict(embeds)
         if len(embeds) > 1:
             apart = {name: one.detach() for name, one in embeds.items()}
             answers[combination(list(embeds))] = self.fusion.combine(apart, available)
-        return answers, self.image_map(target), self.scale()
+        return answers, self.image_map(target), self.scale(), penalties(self.fusion)
 
 
 class BrainTraining:
@@ -162,7 +163,7 @@ class BrainTraining:
         }
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, compared, logit_scale = module(batch["data"], batch["subject"], batch["target"])
+        answers, compared, logit_scale, penalty = module(batch["data"], batch["subject"], batch["target"])
         gather = self.runtime.gather_with_grad
         target, compared, stimulus = map(gather, (batch["target"], compared, batch["stimulus"]))
         weight = self.config.loss.contrastive_weight
@@ -171,7 +172,10 @@ class BrainTraining:
             loss, parts = combined_loss(gather(embeds), target, logit_scale, weight, stimulus, compared=compared)
             losses.append(loss)
             logs |= {f"{name}_{part}": value for part, value in parts.items()}
-        return torch.stack(losses).mean(), logs
+        loss = torch.stack(losses).mean()
+        if penalty is not None:
+            loss, logs["penalty"] = loss + penalty, penalty.detach()
+        return loss, logs
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Score every combination on validation pictures; ``score`` is the mean top-1."""

@@ -5,7 +5,7 @@ the paper's equations; the defaults are the published sizes.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,7 @@ class BrainModuleConfig(BaseModel):
     """Sizes of `BrainModule`; the defaults are the published network with a mean over time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    source: ClassVar[str] = "Defossez et al. 2023, Nat. Mach. Intell.; Benchetrit et al. 2024, arXiv:2310.19812"
 
     name: Literal["brain_module"] = "brain_module"
     n_virtual: int = Field(270, gt=0, description="virtual channels")
@@ -36,6 +37,10 @@ class BrainModuleConfig(BaseModel):
     time_agg: Literal["mean", "linear", "attention"] = "mean"
     n_time_weights: int = Field(1, gt=0, description="learned time courses of time_agg='linear'")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the aggregated features")
+
+    def build(self, shape: SignalShape, embed_dim: int) -> "BrainModule":
+        """Build the untrained network."""
+        return BrainModule(self, shape, embed_dim)
 
 
 class ConvBlock(nn.Module):

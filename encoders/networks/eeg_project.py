@@ -3,7 +3,7 @@
 No convolution and no geometry, so it belongs in every comparison: what does not beat it is not worth its cost.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -17,10 +17,15 @@ class EEGProjectConfig(BaseModel):
     """Sizes of `EEGProject`; the defaults are the published network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    source: ClassVar[str] = "Wu et al. 2025, CVPR (UBP); NeuroBridge, AAAI 2026"
 
     name: Literal["eeg_project"] = "eeg_project"
     dropout: float = Field(0.3, ge=0, lt=1)
     subject_layers: bool = Field(False, description="one channel mixing per person before the projection (ours)")
+
+    def build(self, shape: SignalShape, embed_dim: int) -> "EEGProject":
+        """Build the untrained network."""
+        return EEGProject(self, shape, embed_dim)
 
 
 class EEGProject(nn.Module):

@@ -5,7 +5,7 @@ at 100 Hz. Temporal convolution and mean pooling follow each other without a non
 strided convolution: same result, a quarter of the memory traffic.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ class TSConvConfig(BaseModel):
     """Sizes of `TSConv`; the defaults are the published network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    source: ClassVar[str] = "Song et al. 2024, ICLR, arXiv:2308.13234 (NICE)"
 
     name: Literal["ts_conv"] = "ts_conv"
     n_filters: int = Field(40, gt=0)
@@ -29,6 +30,10 @@ class TSConvConfig(BaseModel):
     stride: float = Field(0.02, gt=0, description="pooling step, s")
     dropout: float = Field(0.5, ge=0, lt=1)
     subject_layers: bool = Field(False, description="one channel mixing per person before the convolutions (ours)")
+
+    def build(self, shape: SignalShape, embed_dim: int) -> "TSConv":
+        """Build the untrained network."""
+        return TSConv(self, shape, embed_dim)
 
 
 class TSConv(nn.Module):
