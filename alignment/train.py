@@ -10,7 +10,7 @@ split is read once, for the report, after selection on validation pictures has e
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,18 +247,70 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
     return report
 
 
+def choose(
+    settings: Mapping[str, Any],
+    *,
+    encoder: str | None = None,
+    modalities: Sequence[str] = (),
+    steps: int | None = None,
+    seed: int | None = None,
+    targets: Path | None = None,
+) -> TrainConfig:
+    """Change what a command line may change in the settings of a config file.
+
+    Parameters
+    ----------
+    settings : mapping
+        As in the file.
+    encoder : str, optional
+        Preset of `encoders.build.PRESETS` for every modality.
+    modalities : sequence of str
+        Which of the file's modalities to use; empty for all.
+    steps, seed, targets : optional
+        Replace the file's values.
+
+    Returns
+    -------
+    TrainConfig
+
+    Raises
+    ------
+    ValueError
+        If a modality is not in the file, or the preset is unknown.
+    """
+    known = settings["modalities"]
+    missing = sorted(set(modalities) - set(known))
+    if missing:
+        raise ValueError(f"the config has the modalities {sorted(known)}, got {missing}; choose among them")
+    chosen = {name: known[name] for name in (modalities or known)}
+    if encoder is not None:
+        chosen = {name: {**one, "encoder": encoder} for name, one in chosen.items()}
+    changed: dict[str, Any] = {**settings, "modalities": chosen}
+    if steps is not None:
+        changed["fit"] = {**settings["fit"], "max_steps": steps}
+    changed |= {key: value for key, value in (("seed", seed), ("targets", targets)) if value is not None}
+    config = TrainConfig.model_validate(changed)
+    for one in config.modalities.values():
+        one.network()
+    return config
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alignment.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/")
     parser.add_argument("--run-dir", type=Path, help="default: out/<name of the config>")
     parser.add_argument("--targets", type=Path, help="file of targets, instead of the config's")
+    parser.add_argument("--encoder", help="preset for every modality, instead of the config's: see phosphene encoders")
+    parser.add_argument("--modality", action="append", default=[], help="use only this one (may be repeated)")
+    parser.add_argument("--steps", type=int, help="optimizer steps, instead of the config's")
+    parser.add_argument("--seed", type=int, help="instead of the config's")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue a killed run")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    settings = yaml.safe_load(arguments.config.read_text())
-    if arguments.targets is not None:
-        settings["targets"] = arguments.targets
-    config = TrainConfig.model_validate(settings)
+    config = choose(
+        yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
+        steps=arguments.steps, seed=arguments.seed, targets=arguments.targets,
+    )  # fmt: skip
     report = train(config, arguments.run_dir or Path("out") / arguments.config.stem, resume=arguments.resume)
     if report:
         print(summary(report["scores"]))
