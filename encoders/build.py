@@ -39,6 +39,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     ),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": TSConvConfig(subject_layers=True),
+    "ts_conv_neurobridge": TSConvConfig(flatten="channel"),
+    "ts_conv_ubp": TSConvConfig(mix=False, flatten="channel"),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
 }

@@ -21,6 +21,8 @@ SMALL = {
     "brain_module_demo": PRESETS["brain_module_demo"],
     "ts_conv": TSConvConfig(),
     "ts_conv_people": PRESETS["ts_conv_people"],
+    "ts_conv_neurobridge": PRESETS["ts_conv_neurobridge"],
+    "ts_conv_ubp": PRESETS["ts_conv_ubp"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
 }
