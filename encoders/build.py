@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from encoders.layers.signal_shape import SignalShape
+from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.ts_conv import TSConvConfig
@@ -13,7 +14,9 @@ from encoders.networks.ts_conv import TSConvConfig
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
 
 AnyEncoderConfig = (
-    BrainModuleConfig
+    ATM50Config
+    | ATMConfig
+    | BrainModuleConfig
     | EEGProjectConfig
     | TSConvConfig
 )  # fmt: skip
@@ -23,6 +26,8 @@ EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 # time. 0.17 M parameters at embed_dim 128; a training step of 256 epochs of 63 x 64 takes about 25 ms on one thread.
 # In simulated brains it is best after 8 to 12 passes at learning rate 3e-3, batch 256.
 PRESETS: dict[str, AnyEncoderConfig] = {
+    "atm": ATMConfig(),
+    "atm_50": ATM50Config(),
     "brain_module": BrainModuleConfig(),
     "brain_module_image": BrainModuleConfig(n_convs=4, time_agg="linear"),
     "brain_module_demo": BrainModuleConfig(

@@ -66,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--pictures", action="store_true", help="judge decoded pictures too (minutes)")
     _data_option(evaluate)
 
+    imported = _command(commands, "import", _import, "turn a published encoder's checkpoint into an encoder", False)
+    imported.add_argument("kind", choices=("atm", "nice", "ubp", "neurobridge"), help="what the file is")
+    imported.add_argument("file", type=Path, nargs="+", help="checkpoint of torch (.pth, .pt, .ckpt); nice has two")
+    imported.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the encoder")
+    imported.add_argument("--samples", type=int, metavar="N", help="samples per epoch, where the file does not tell")
+    imported.add_argument(
+        "--target", default="", metavar="NAME", help="image model, if not the publication's usual one"
+    )
+
+    embed = _command(commands, "embed", _embed, "embed a recording with an imported encoder", False)
+    embed.add_argument("encoder", type=Path, metavar="DIR", help="folder that `phosphene import` wrote")
+    embed.add_argument("file", type=Path, help="a recording of epochs")
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="npz of embeddings")
+    embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
+    embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
+
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
     demo.add_argument("--scenes", type=int, default=6, metavar="N", help="pictures shown (default: %(default)s)")
@@ -79,9 +95,13 @@ def _command(
     name: str,
     run: Callable[[argparse.Namespace], int],
     text: str,
+    bundle: bool = True,
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.add_argument("--bundle", type=Path, default=DEMO_BUNDLE, metavar="DIR", help="default: the shipped demo")
+    if bundle:
+        command.add_argument(
+            "--bundle", type=Path, default=DEMO_BUNDLE, metavar="DIR", help="default: the shipped demo"
+        )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(run=run)
     return command
@@ -171,6 +191,38 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             arguments.bundle, arguments.data, seed=arguments.seed, pictures=arguments.pictures
         )
     print(json.dumps(scores) if arguments.json else "\n".join(score_lines(scores)))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from serving.importing import import_files
+
+    info = import_files(
+        arguments.kind, arguments.file, arguments.out, n_times=arguments.samples, target_space=arguments.target
+    )
+    if arguments.json:
+        print(info.model_dump_json())
+        return 0
+    wanted = info.input
+    print(f"{info.design}: {wanted.n_channels} channels x {wanted.n_times} samples at {wanted.sfreq:g} Hz, whitened")
+    print(f"space: {info.target_space}; people: {', '.join(info.subjects) or 'one network for everybody'}")
+    print(f"wrote {arguments.out}; use it with: phosphene embed {arguments.out} RECORDING --out embeds.npz")
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from encoders.imported_encoder import embed_epochs, save_embeds
+    from encoders.readers import read_epochs
+
+    epochs = read_epochs(arguments.file)
+    embeds, info = embed_epochs(arguments.encoder, epochs, subject=arguments.subject, whiten=arguments.whiten)
+    save_embeds(arguments.out, embeds, epochs, info)
+    told = {"n_epochs": len(embeds), "width": embeds.shape[1], "target_space": info.target_space}
+    told["file"] = str(arguments.out)
+    if arguments.json:
+        print(json.dumps(told))
+    else:
+        print(f"wrote {len(embeds)} embeddings of width {embeds.shape[1]} ({info.target_space}) to {arguments.out}")
     return 0
 
 

@@ -6,11 +6,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional
 
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
+from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 SMALL = {
+    "atm": ATMConfig(width=100, feedforward=32, n_filters=16),
+    "atm_50": ATM50Config(width=100, feedforward=64, n_filters=16),
     "brain_module": BrainModuleConfig(n_virtual=16, fourier_width=32, width=24, n_convs=4, head_width=32),
     "brain_module_linear_time": BrainModuleConfig(
         n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="linear"
