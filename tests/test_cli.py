@@ -43,7 +43,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     listed = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(name in listed for name in ("serve", "decode", "simulate", "evaluate", "demo"))
+    assert all(name in listed for name in ("serve", "decode", "simulate", "evaluate", "demo", "import", "embed"))
     assert "generated estimates" in " ".join(listed.split())
 
 
