@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from encoders.layers.signal_shape import SignalShape
+from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.deep_conv_net import DeepConvNetConfig
 from encoders.networks.eeg_project import EEGProjectConfig
@@ -20,7 +21,9 @@ from encoders.networks.ts_conv import TSConvConfig
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
 
 AnyEncoderConfig = (
-    BrainModuleConfig
+    ATM50Config
+    | ATMConfig
+    | BrainModuleConfig
     | DeepConvNetConfig
     | EEGNetConfig
     | EEGNetSSVEPConfig
@@ -38,6 +41,8 @@ EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 # time. 0.17 M parameters at embed_dim 128; a training step of 256 epochs of 63 x 64 takes about 25 ms on one thread.
 # In simulated brains it is best after 8 to 12 passes at learning rate 3e-3, batch 256.
 PRESETS: dict[str, AnyEncoderConfig] = {
+    "atm": ATMConfig(),
+    "atm_50": ATM50Config(),
     "brain_module": BrainModuleConfig(),
     "brain_module_image": BrainModuleConfig(n_convs=4, time_agg="linear"),
     "brain_module_demo": BrainModuleConfig(
@@ -54,6 +59,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     ),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": TSConvConfig(subject_layers=True),
+    "ts_conv_neurobridge": TSConvConfig(flatten="channel"),
+    "ts_conv_ubp": TSConvConfig(mix=False, flatten="channel"),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
     "eegnet": EEGNetConfig(),

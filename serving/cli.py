@@ -79,6 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, metavar="S", help="of weights and order; default: the config's")
     _data_option(train)
 
+    imported = _command(commands, "import", _import, "turn a published checkpoint into an encoder", bundle=False)
+    imported.add_argument("kind", choices=("atm", "nice", "ubp", "neurobridge"), help="what the file is")
+    imported.add_argument("file", type=Path, nargs="+", help="checkpoint of torch (.pth, .pt, .ckpt); nice has two")
+    imported.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the encoder")
+    imported.add_argument("--samples", type=int, metavar="N", help="samples per epoch, where the file does not tell")
+    imported.add_argument(
+        "--target", default="", metavar="NAME", help="image model, if not the publication's usual one"
+    )
+
+    embed = _command(commands, "embed", _embed, "embed a recording with an imported encoder", bundle=False)
+    embed.add_argument("encoder", type=Path, metavar="DIR", help="folder that `phosphene import` wrote")
+    embed.add_argument("file", type=Path, help="a recording of epochs")
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="npz of embeddings")
+    embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
+    embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
+
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
     demo.add_argument("--scenes", type=int, default=6, metavar="N", help="pictures shown (default: %(default)s)")
@@ -223,6 +239,38 @@ def _train(arguments: argparse.Namespace) -> int:
     elif report:
         print(summary(report["scores"]))
         print(f"model and report are in {arguments.run_dir}. {report['data']}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from serving.importing import import_files
+
+    info = import_files(
+        arguments.kind, arguments.file, arguments.out, n_times=arguments.samples, target_space=arguments.target
+    )
+    if arguments.json:
+        print(info.model_dump_json())
+        return 0
+    wanted = info.input
+    print(f"{info.design}: {wanted.n_channels} channels x {wanted.n_times} samples at {wanted.sfreq:g} Hz, whitened")
+    print(f"space: {info.target_space}; people: {', '.join(info.subjects) or 'one network for everybody'}")
+    print(f"wrote {arguments.out}; use it with: phosphene embed {arguments.out} RECORDING --out embeds.npz")
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from encoders.imported_encoder import embed_epochs, save_embeds
+    from encoders.readers import read_epochs
+
+    epochs = read_epochs(arguments.file)
+    embeds, info = embed_epochs(arguments.encoder, epochs, subject=arguments.subject, whiten=arguments.whiten)
+    save_embeds(arguments.out, embeds, epochs, info)
+    told = {"n_epochs": len(embeds), "width": embeds.shape[1], "target_space": info.target_space}
+    told["file"] = str(arguments.out)
+    if arguments.json:
+        print(json.dumps(told))
+    else:
+        print(f"wrote {len(embeds)} embeddings of width {embeds.shape[1]} ({info.target_space}) to {arguments.out}")
     return 0
 
 

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional
 
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
+from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.deep_conv_net import DeepConvNetConfig
 from encoders.networks.eeg_project import EEGProjectConfig
@@ -18,6 +19,8 @@ from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 SMALL = {
+    "atm": ATMConfig(width=100, feedforward=32, n_filters=16),
+    "atm_50": ATM50Config(width=100, feedforward=64, n_filters=16),
     "brain_module": BrainModuleConfig(n_virtual=16, fourier_width=32, width=24, n_convs=4, head_width=32),
     "brain_module_linear_time": BrainModuleConfig(
         n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="linear"
@@ -28,6 +31,8 @@ SMALL = {
     "brain_module_demo": PRESETS["brain_module_demo"],
     "ts_conv": TSConvConfig(),
     "ts_conv_people": PRESETS["ts_conv_people"],
+    "ts_conv_neurobridge": PRESETS["ts_conv_neurobridge"],
+    "ts_conv_ubp": PRESETS["ts_conv_ubp"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
     "eegnet": EEGNetConfig(n_pointwise=32, kernel=0.1, dropout=0.0, head_norm=1.0),

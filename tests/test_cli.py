@@ -44,7 +44,8 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     listed = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(name in listed for name in ("serve", "decode", "simulate", "evaluate", "encoders", "train", "demo"))
+    commands = ("serve", "decode", "simulate", "evaluate", "encoders", "train", "import", "embed", "demo")
+    assert all(name in listed for name in commands)
     assert "generated estimates" in " ".join(listed.split())
 
 

@@ -54,3 +54,43 @@ def test_positions_are_ignored_and_people_matter_only_with_subject_layers():
     with torch.no_grad():
         people.people.weight[1] *= -1
     assert not torch.allclose(people(data, positions, subject), people(data, positions, subject + 1))
+
+
+@pytest.mark.parametrize("mix", [True, False])
+@pytest.mark.parametrize("flatten", ["position", "channel"])
+def test_variants_of_the_published_checkpoints(mix, flatten):
+    torch.manual_seed(0)
+    network = TSConv(TSConvConfig(mix=mix, flatten=flatten), SignalShape(5, 101, 250.0, 1), 16).eval()
+    data, positions, subject = _inputs(SignalShape(5, 101, 250.0, 1))
+    maps = functional.conv2d(data.unsqueeze(1), network.temporal.weight.unsqueeze(2), network.temporal.bias)
+    maps = functional.elu(network.temporal_norm(functional.avg_pool2d(maps, (1, 51), (1, 5))))
+    maps = functional.elu(network.spatial_norm(network.spatial(maps)))
+    if mix:
+        maps = network.mix(maps)
+    assert (network.mix is not None) == mix
+    flat = maps.flatten(1) if flatten == "channel" else maps.permute(0, 3, 2, 1).flatten(1)
+    torch.testing.assert_close(network(data, positions, subject), network.head(flat), atol=1e-5, rtol=1e-4)
+    tokens = network.tokens(data, positions, subject)
+    assert tokens.shape == (3, network.n_steps, network.token_width) == (3, 6, 40)
+    torch.testing.assert_close(tokens, maps.squeeze(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_equal_those_of_the_published_order():
+    torch.manual_seed(0)
+    shape = SignalShape(5, 101, 250.0, 1)
+    network = TSConv(TSConvConfig(dropout=0.0), shape, 16).double().train()
+    data = torch.randn(4, 5, 101, dtype=torch.float64, requires_grad=True)
+    parts = [data, network.temporal.weight, network.spatial.weight, network.mix.weight, network.temporal_norm.weight]
+    ours = torch.autograd.grad(network(data, data, torch.zeros(4).long()).pow(3).sum(), parts)
+    maps = functional.conv2d(data.unsqueeze(1), network.temporal.weight.unsqueeze(2), network.temporal.bias)
+    maps = functional.elu(network.temporal_norm(functional.avg_pool2d(maps, (1, 51), (1, 5))))
+    maps = network.mix(functional.elu(network.spatial_norm(network.spatial(maps))))
+    plain = torch.autograd.grad(network.head(maps.permute(0, 3, 2, 1).flatten(1)).pow(3).sum(), parts)
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-7)
+
+
+def test_runs_on_the_meg_array():
+    shape = SignalShape(271, 201, 200.0, 1)
+    network = TSConv(TSConvConfig(), shape, 16).eval()
+    assert network(*_inputs(shape)).shape == (3, 16)

@@ -1,6 +1,7 @@
 """EEGProject, the plain projection of UBP and NeuroBridge: the whole epoch through one dense layer.
 
-No convolution and no geometry, so it belongs in every comparison: what does not beat it is not worth its cost.
+No convolution and no geometry, so it belongs in every comparison: what does not beat it is not worth its cost. Both
+publications use the same layers in the same order; their checkpoints differ in a temperature that belongs to the loss.
 """
 
 from typing import ClassVar, Literal

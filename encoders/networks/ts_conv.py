@@ -1,33 +1,34 @@
-"""TSConv, the network of NICE: temporal convolution, pooling, spatial convolution, projection.
+"""TSConv, the network of NICE, and its relatives in UBP and NeuroBridge: temporal and spatial convolution, projection.
 
 Kernels are given in seconds (published: 25, 51 and 5 samples at 250 Hz) so that the same network means the same thing
-at 100 Hz. Temporal convolution and mean pooling follow each other without a non-linearity, so they are computed as one
-strided convolution: same result, a quarter of the memory traffic.
+at 100 Hz. NICE mixes the maps once more and flattens position by position; NeuroBridge mixes and flattens channel by
+channel; UBP does not mix and flattens channel by channel.
 """
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from encoders.layers.residual_projection import ResidualProjection
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.subject_layers import SubjectLayers
+from encoders.layers.temporal_spatial_conv import TemporalSpatialConv, flatten_tokens
 
 
 class TSConvConfig(BaseModel):
-    """Sizes of `TSConv`; the defaults are the published network."""
+    """Sizes of `TSConv`; the defaults are the network of NICE."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    source: ClassVar[str] = "Song et al. 2024, ICLR, arXiv:2308.13234 (NICE)"
+    source: ClassVar[str] = "Song et al. 2024, ICLR, arXiv:2308.13234 (NICE); Wu et al. 2025, CVPR (UBP)"
 
     name: Literal["ts_conv"] = "ts_conv"
     n_filters: int = Field(40, gt=0)
     kernel: float = Field(0.1, gt=0, description="temporal kernel, s")
     pool: float = Field(0.204, gt=0, description="mean pooling window, s")
     stride: float = Field(0.02, gt=0, description="pooling step, s")
+    mix: bool = Field(True, description="a 1 x 1 convolution after the spatial one; UBP has none")
+    flatten: Literal["position", "channel"] = Field("position", description="slow axis; UBP, NeuroBridge: channel")
     dropout: float = Field(0.5, ge=0, lt=1)
     subject_layers: bool = Field(False, description="one channel mixing per person before the convolutions (ours)")
 
@@ -36,7 +37,7 @@ class TSConvConfig(BaseModel):
         return TSConv(self, shape, embed_dim)
 
 
-class TSConv(nn.Module):
+class TSConv(TemporalSpatialConv):
     """Convolve over time, pool, convolve over all sensors, project.
 
     Parameters
@@ -58,36 +59,36 @@ class TSConv(nn.Module):
     """
 
     def __init__(self, config: TSConvConfig, shape: SignalShape, embed_dim: int) -> None:
-        super().__init__()
-        kernel, self.pool, self.stride = (
+        kernel, pool, stride = (
             max(round(seconds * shape.sfreq), 1) for seconds in (config.kernel, config.pool, config.stride)
         )
-        shortest = kernel + self.pool - 1
+        shortest = kernel + pool - 1
         if shape.n_times < shortest:
             raise ValueError(
                 f"ts_conv needs epochs of at least {shortest} samples at {shape.sfreq:g} Hz, got {shape.n_times}; "
                 "lengthen the window or shorten kernel and pool"
             )
-        n_steps = (shape.n_times - shortest) // self.stride + 1
-        n = config.n_filters
+        super().__init__(
+            shape.n_channels,
+            shape.n_times,
+            n_filters=config.n_filters,
+            kernel=kernel,
+            pool=pool,
+            stride=stride,
+            dropout=config.dropout,
+            mix=config.mix,
+        )
+        self.order = config.flatten
         self.people = (
             SubjectLayers(shape.n_channels, shape.n_subjects, init="identity") if config.subject_layers else None
         )
-        self.temporal = nn.Conv1d(1, n, kernel)
-        self.temporal_norm = nn.BatchNorm2d(n)
-        self.spatial = nn.Conv2d(n, n, (shape.n_channels, 1))
-        self.spatial_norm = nn.BatchNorm2d(n)
-        self.dropout = nn.Dropout(config.dropout)
-        self.mix = nn.Conv2d(n, n, 1)
-        self.head = ResidualProjection(n * n_steps, embed_dim, config.dropout)
+        self.head = ResidualProjection(config.n_filters * self.n_steps, embed_dim, config.dropout)
 
-    def _convolve_and_pool(self, data: Tensor) -> Tensor:
-        n_epochs, n_channels, n_times = data.shape
-        weight = F.pad(self.temporal.weight, (self.pool - 1, self.pool - 1))
-        weight = F.avg_pool1d(weight, self.pool, stride=1)
-        maps = F.conv1d(data.reshape(-1, 1, n_times), weight, self.temporal.bias, stride=self.stride)
-        # (b * c, n, s) -> (b, n, c, s)
-        return maps.reshape(n_epochs, n_channels, *maps.shape[1:]).transpose(1, 2)
+    def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Return what stands before the projection, ``(b, n_steps, token_width)``; arguments as in `forward`."""
+        if self.people is not None:
+            data = self.people(data, subject)
+        return self.convolve(data)
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.
@@ -105,11 +106,5 @@ class TSConv(nn.Module):
         -------
         Tensor, (b, embed_dim), float32
         """
-        if self.people is not None:
-            data = self.people(data, subject)
-        maps = F.elu(self.temporal_norm(self._convolve_and_pool(data)))
-        maps = self.mix(self.dropout(F.elu(self.spatial_norm(self.spatial(maps)))))
-        # (b, n, 1, s) -> (b, s, n): position-major, as NICE flattens
-        features = torch.flatten(maps.squeeze(2).transpose(1, 2), 1)
-        embeds: Tensor = self.head(features)
+        embeds: Tensor = self.head(flatten_tokens(self.tokens(data, positions, subject), self.order))
         return embeds
