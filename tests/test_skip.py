@@ -92,8 +92,7 @@ def _deep(kind, width=16, depth=50):
             layers.append(Skip(kind, nn.Sequential(nn.Linear(width + depth_so_far, 1), nn.Tanh())))
         else:
             fn = nn.Sequential(nn.Linear(width, width), nn.Tanh())
-            settings = {"stochastic_depth": {"p": 0.1}, "weighted": {"start": 1 / depth}}.get(kind, {})
-            layers.append(Skip(kind, fn, width, **settings))
+            layers.append(Skip(kind, fn, width, p=0.1 if kind == "stochastic_depth" else 0.0))
     return nn.Sequential(*layers, nn.Linear(width + depth if kind == "concat" else width, 1))
 
 
@@ -103,7 +102,7 @@ def _train(kind):
     data = torch.randn(128, 16, generator=generator)
     target = torch.sin(data[:, :1]) + data[:, 1:2]
     target = target - target.mean()
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     first = None
     for _ in range(40):
         optimizer.zero_grad()
@@ -112,6 +111,7 @@ def _train(kind):
         optimizer.step()
         first = loss.item() if first is None else first
     network.eval()
+    first = min(first, target.square().mean().item())  # no credit for merely calming a loud start
     return first, nn.functional.mse_loss(network(data), target).item()
 
 

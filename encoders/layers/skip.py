@@ -44,8 +44,7 @@ class Skip(nn.Module):
     out_width : int, optional
         Width of f(x), for ``projection``; equal to ``width`` if left out.
     start : float, optional
-        ``highway``: bias of the gate (-2); ``layerscale``: scale (0.1); ``weighted``: share of f(x) (0.1;
-        one over the depth in deep stacks).
+        ``highway``: bias of the gate (-2); ``layerscale``: scale (0.1); ``weighted``: share of f(x) (0.1).
     p : float
         ``stochastic_depth``: probability that the branch is left out in training; what is kept is scaled by
         1 / (1 - p), so evaluation is the expectation of training.
