@@ -9,6 +9,7 @@ from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
 
@@ -16,6 +17,7 @@ AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
     | TSConvConfig
+    | WaveletCNNConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 
@@ -41,6 +43,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "wavelet_cnn": WaveletCNNConfig(),
+    "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
 }
 
 

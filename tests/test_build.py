@@ -9,6 +9,7 @@ from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 SMALL = {
     "brain_module": BrainModuleConfig(n_virtual=16, fourier_width=32, width=24, n_convs=4, head_width=32),
@@ -23,6 +24,8 @@ SMALL = {
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "wavelet_cnn": WaveletCNNConfig(width=16),
+    "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 SHAPE = SignalShape(17, 64, 100.0, 3)
