@@ -17,6 +17,7 @@ from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
 
@@ -34,6 +35,7 @@ AnyEncoderConfig = (
     | ShallowConvNetConfig
     | TSConvConfig
     | VARCNNConfig
+    | WaveletCNNConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 
@@ -74,6 +76,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "var_cnn": VARCNNConfig(),
     "lstm_cnn": LSTMCNNConfig(),
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm"),
+    "wavelet_cnn": WaveletCNNConfig(),
+    "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
 }
 
 

@@ -17,6 +17,7 @@ from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 SMALL = {
     "atm": ATMConfig(width=100, feedforward=32, n_filters=16),
@@ -47,6 +48,8 @@ SMALL = {
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1),
     "lstm_cnn_causal": LSTMCNNConfig(hidden=24, layers=1, causal=True),
     "cnn_lstm_attention": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, bidirectional=True, pooling="attention"),
+    "wavelet_cnn": WaveletCNNConfig(width=16),
+    "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 SHAPE = SignalShape(17, 64, 100.0, 3)
