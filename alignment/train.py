@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor_positions
-from alignment.calibrate import combination
 from alignment.checkpoint import write_atomic
 from alignment.fit import FitConfig, fit
 from alignment.losses import AlignmentLossConfig, LogitScale, combined_loss
@@ -33,11 +32,14 @@ from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS, EncoderConfig
-from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.fusion import Fusion, FusionConfig
+from encoders.late_fusion import LateFusionConfig
 from encoders.layers.constraints import penalties
+from encoders.modality import combination
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import LayoutName, standard_layout
 from encoders.simulate import BrainSimulator, SimulationConfig
+from encoders.single_modality import SingleFusionConfig
 
 TRAIN_NOISE, VAL_NOISE = 1, 2
 
@@ -79,7 +81,7 @@ class TrainConfig(BaseModel):
     modalities: dict[str, ModalityConfig]
     simulation: SimulationConfig = SimulationConfig()
     data: DataConfig = DataConfig()
-    fusion: LateFusionConfig = LateFusionConfig(modality_dropout=0.0)
+    fusion: FusionConfig = LateFusionConfig(modality_dropout=0.0)
     loss: AlignmentLossConfig = AlignmentLossConfig()
     fit: FitConfig
     batch_size: int = Field(default=256, gt=1)
@@ -90,10 +92,10 @@ class TrainConfig(BaseModel):
 class AlignmentModule(nn.Module):
     """Encoders, fusion and temperature in one forward call; every combination of modalities is trained in every step.
 
-    The fused term does not reach into the encoders, so each of them stays as good as one trained alone.
+    With separate encoders the fused term does not reach into them, so each stays as good as one trained alone.
     """
 
-    def __init__(self, fusion: LateFusion, positions: Mapping[str, Tensor], config: AlignmentLossConfig) -> None:
+    def __init__(self, fusion: Fusion, positions: Mapping[str, Tensor], config: AlignmentLossConfig) -> None:
         super().__init__()
         self.fusion = fusion
         self.positions = dict(positions)
@@ -105,11 +107,7 @@ class AlignmentModule(nn.Module):
     def forward(
         self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
-        embeds, available = self.fusion.embed_each(data, self.positions, subject)
-        answers = dict(embeds)
-        if len(embeds) > 1:
-            apart = {name: one.detach() for name, one in embeds.items()}
-            answers[combination(list(embeds))] = self.fusion.combine(apart, available)
+        answers = self.fusion.answers(data, self.positions, subject)
         return answers, self.image_map(target), self.scale(), penalties(self.fusion)
 
 
@@ -117,7 +115,7 @@ class BrainTraining:
     """Data, loss and selection of one run."""
 
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
-        if config.fusion.modality_dropout > 0:
+        if not isinstance(config.fusion, SingleFusionConfig) and config.fusion.modality_dropout > 0:
             raise ValueError(
                 f"modality_dropout {config.fusion.modality_dropout} has no effect here: every step trains every "
                 "combination of modalities; set it to 0"

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoders.availability import hide_modalities
 from encoders.build import PRESETS, SignalShape, build_encoder
-from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.late_fusion import LateFusion, LateFusionConfig
 
 CHANNELS = {"eeg": 9, "meg": 14}
 D = 16
@@ -135,7 +136,7 @@ def test_modality_dropout_never_takes_everything_and_is_off_in_eval():
         "meg": torch.cat([torch.ones(2000, dtype=torch.bool), torch.zeros(2000, dtype=torch.bool)]),
     }
     torch.manual_seed(0)
-    kept = fusion._drop(masks)
+    kept = hide_modalities(masks, fusion.modality_dropout)
     assert (kept["eeg"] | kept["meg"]).all()
     assert not (kept["meg"] & ~masks["meg"]).any()
     assert kept["eeg"][2000:].all()
