@@ -25,6 +25,7 @@ from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor
 from alignment.checkpoint import write_atomic
 from alignment.fit import FitConfig, fit
 from alignment.losses import AlignmentLossConfig, LogitScale, combined_loss
+from alignment.matching_loss import Matching
 from alignment.pairs import Pairs, TargetSplit, batch_rows, read_targets, record_pairs
 from alignment.projector import Projector, fit_projection
 from alignment.report import RidgeTable, fit_ridges, summary, test_report
@@ -32,6 +33,7 @@ from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS, EncoderConfig
+from encoders.cross_attention import CrossAttentionFusion
 from encoders.fusion import Fusion, FusionConfig
 from encoders.late_fusion import LateFusionConfig
 from encoders.layers.constraints import penalties
@@ -103,12 +105,28 @@ class AlignmentModule(nn.Module):
         self.image_map = nn.Linear(fusion.embed_dim, fusion.embed_dim, bias=False)
         nn.init.eye_(self.image_map.weight)
         self.image_map.requires_grad_(config.image_map)
+        self.matching_weight, self.matching = config.matching_weight, None
+        if config.matching_weight > 0:
+            if not isinstance(fusion, CrossAttentionFusion):
+                raise ValueError(
+                    f"matching_weight {config.matching_weight} has no effect with {type(fusion).__name__}, expected 0; "
+                    "set it to 0 or use the fusion cross_attention"
+                )
+            self.matching = Matching(fusion.embed_dim)
 
     def forward(
-        self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
+        self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor, stimulus: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
         answers = self.fusion.answers(data, self.positions, subject)
-        return answers, self.image_map(target), self.scale(), penalties(self.fusion)
+        logit_scale, extra = self.scale(), {}
+        if self.matching is not None:
+            assert isinstance(self.fusion, CrossAttentionFusion)
+            loss = self.matching(self.fusion, data, self.positions, subject, stimulus, logit_scale.detach())
+            extra["matching"] = self.matching_weight * loss
+        penalty = penalties(self.fusion)
+        if penalty is not None:
+            extra["penalty"] = penalty
+        return answers, self.image_map(target), logit_scale, extra
 
 
 class BrainTraining:
@@ -161,7 +179,9 @@ class BrainTraining:
         }
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, compared, logit_scale, penalty = module(batch["data"], batch["subject"], batch["target"])
+        answers, compared, logit_scale, extra = module(
+            batch["data"], batch["subject"], batch["target"], batch["stimulus"]
+        )
         gather = self.runtime.gather_with_grad
         target, compared, stimulus = map(gather, (batch["target"], compared, batch["stimulus"]))
         weight = self.config.loss.contrastive_weight
@@ -171,8 +191,8 @@ class BrainTraining:
             losses.append(loss)
             logs |= {f"{name}_{part}": value for part, value in parts.items()}
         loss = torch.stack(losses).mean()
-        if penalty is not None:
-            loss, logs["penalty"] = loss + penalty, penalty.detach()
+        for name, term in extra.items():
+            loss, logs[name] = loss + term, term.detach()
         return loss, logs
 
     def validate(self, module: nn.Module) -> dict[str, float]:
