@@ -10,6 +10,7 @@ from torch import nn
 from encoders.build import build_encoder
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig, LateFusionConfig, build_fusion
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.separate_encoders import SeparateEncoders
 from encoders.single_modality import SingleFusionConfig
 from tests.toy_fusion import CHANNELS, ENCODERS, N_SUBJECTS, N_TIMES, SHAPES, D, inputs
 
@@ -82,6 +83,17 @@ def test_availability_is_per_sample_and_batch_mates_are_independent(case: str) -
         one = {name: data[name][row : row + 1] for name in names}
         alone = fusion(one, {name: positions[name] for name in names}, subject[row : row + 1])
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CONFIGS if case.split()[0] not in {"early", "cross_attention"}])
+def test_embeddings_marked_unavailable_are_ignored(case: str) -> None:
+    fusion = build(case)
+    assert isinstance(fusion, SeparateEncoders)
+    embeds, available = fusion.embed_each(*inputs())
+    available["meg"] = torch.tensor([True, False] * 3)
+    expected = fusion.combine(embeds, available)
+    embeds["meg"] = embeds["meg"].masked_fill(~available["meg"][:, None], math.nan)
+    assert torch.equal(fusion.combine(embeds, available), expected)
 
 
 @pytest.mark.parametrize("case", CONFIGS)
