@@ -18,14 +18,15 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alignment.calibrate import combination
 from alignment.projector import Projector
 from alignment.recordings import by_modality, joined
 from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
-from encoders.build import EncoderConfig, SignalShape, build_encoder
+from encoders.build import EncoderConfig, SignalShape
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig
+from encoders.fusion import build_fusion as build_untrained
+from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocessor
 
 WEIGHTS, META = "brain.safetensors", "brain.json"
@@ -34,6 +35,7 @@ BATCH = 256
 Float = NDArray[np.float32]
 
 _ENCODER: TypeAdapter[Any] = TypeAdapter(EncoderConfig)
+_FUSION: TypeAdapter[Any] = TypeAdapter(FusionConfig)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class BrainModel:
         Fitted, one per modality.
     encoders : mapping of str to encoder config
         For the same modalities.
-    fusion_config : LateFusionConfig
+    fusion_config : FusionConfig
     subjects : sequence of str
         People of the training data, in the order of their indices.
     space : TargetSpace
@@ -82,7 +84,7 @@ class BrainModel:
         self,
         preprocessors: Mapping[str, Preprocessor],
         encoders: Mapping[str, Any],
-        fusion_config: LateFusionConfig,
+        fusion_config: AnyFusionConfig,
         subjects: Sequence[str],
         space: TargetSpace,
         projector: Projector,
@@ -221,7 +223,7 @@ class BrainModel:
         model = cls(
             preprocessors,
             {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
-            LateFusionConfig.model_validate(meta["fusion"]),
+            _FUSION.validate_python(meta["fusion"]),
             meta["subjects"],
             TargetSpace(**_arrays(tensors, "space.")),
             Projector.from_arrays(_arrays(tensors, "projector.")),
@@ -252,18 +254,17 @@ class BrainModel:
 def build_fusion(
     preprocessors: Mapping[str, Preprocessor],
     encoders: Mapping[str, Any],
-    fusion_config: LateFusionConfig,
+    fusion_config: AnyFusionConfig,
     n_subjects: int,
     embed_dim: int,
-) -> LateFusion:
+) -> Fusion:
     """Build untrained encoders and their fusion for the given preprocessing."""
-    networks = {}
+    shapes = {}
     for name, preprocessor in preprocessors.items():
         config = preprocessor.config
         places = tuple((float(x), float(y)) for x, y in preprocessor.positions_2d)
-        shape = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects, places)
-        networks[name] = build_encoder(encoders[name], shape, embed_dim)
-    return LateFusion(networks, embed_dim, fusion_config)
+        shapes[name] = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects, places)
+    return build_untrained(fusion_config, encoders, shapes, embed_dim)
 
 
 def sensor_positions(preprocessors: Mapping[str, Preprocessor], runtime: Runtime) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from encoders.epochs import SignalEpochs
+from encoders.modality import combination
 
 SurrogateKind = Literal["phase", "shuffle", "white"]
 SURROGATE_KINDS: tuple[SurrogateKind, ...] = get_args(SurrogateKind)
@@ -83,11 +84,6 @@ class ConfidenceNull:
     @classmethod
     def load(cls, path: Path) -> "ConfidenceNull":
         return cls({key: np.sort(values.astype(np.float32)) for key, values in load_file(path).items()})
-
-
-def combination(modalities: Sequence[str]) -> str:
-    """Name a combination of modalities, whatever their order: ``"eeg"``, ``"eeg+meg"``."""
-    return "+".join(sorted(set(modalities)))
 
 
 def build_null(

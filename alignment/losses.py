@@ -20,6 +20,7 @@ class AlignmentLossConfig(BaseModel):
     contrastive_weight: float = Field(default=0.8, ge=0, le=1, description="the rest goes to the mean squared error")
     initial_temperature: float = Field(default=0.07, gt=0.01, lt=1)
     image_map: bool = Field(default=True, description="train a linear map on the picture's side as well")
+    matching_weight: float = Field(default=0.0, ge=0, description="of `matching_loss`; fusion cross_attention only")
 
 
 class LogitScale(nn.Module):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alignment.brain_model import BrainModel
-from alignment.calibrate import combination
 from alignment.pairs import Pairs, Recorder, presentations
 from alignment.retrieval import report_similarity
 from encoders.baselines import RidgeDecoder, centred_cosine, fit_ridge
 from encoders.epochs import SignalEpochs
+from encoders.modality import combination
 
 TEST_NOISE = 3
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

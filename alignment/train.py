@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor_positions
-from alignment.calibrate import combination
 from alignment.checkpoint import write_atomic
 from alignment.fit import FitConfig, fit
 from alignment.losses import AlignmentLossConfig, LogitScale, combined_loss
+from alignment.matching_loss import Matching
 from alignment.pairs import Pairs, batch_rows, read_targets
 from alignment.projector import Projector, fit_projection
 from alignment.report import RidgeTable, fit_ridges, summary, test_report
@@ -34,11 +34,15 @@ from alignment.runtime import Runtime
 from alignment.study import DataConfig, Study
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS, EncoderConfig
-from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.cross_attention import CrossAttentionFusion
+from encoders.fusion import Fusion, FusionConfig
+from encoders.late_fusion import LateFusionConfig
 from encoders.layers.constraints import penalties
+from encoders.modality import combination
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import LayoutName, standard_layout
 from encoders.simulate import SimulationConfig
+from encoders.single_modality import SingleFusionConfig
 
 
 class ModalityConfig(BaseModel):
@@ -67,7 +71,7 @@ class TrainConfig(BaseModel):
     modalities: dict[str, ModalityConfig]
     simulation: SimulationConfig = SimulationConfig()
     data: DataConfig = DataConfig()
-    fusion: LateFusionConfig = LateFusionConfig(modality_dropout=0.0)
+    fusion: FusionConfig = LateFusionConfig(modality_dropout=0.0)
     loss: AlignmentLossConfig = AlignmentLossConfig()
     fit: FitConfig
     batch_size: int = Field(default=256, gt=1)
@@ -78,10 +82,10 @@ class TrainConfig(BaseModel):
 class AlignmentModule(nn.Module):
     """Encoders, fusion and temperature in one forward call; every combination of modalities is trained in every step.
 
-    The fused term does not reach into the encoders, so each of them stays as good as one trained alone.
+    With separate encoders the fused term does not reach into them, so each stays as good as one trained alone.
     """
 
-    def __init__(self, fusion: LateFusion, positions: Mapping[str, Tensor], config: AlignmentLossConfig) -> None:
+    def __init__(self, fusion: Fusion, positions: Mapping[str, Tensor], config: AlignmentLossConfig) -> None:
         super().__init__()
         self.fusion = fusion
         self.positions = dict(positions)
@@ -89,23 +93,35 @@ class AlignmentModule(nn.Module):
         self.image_map = nn.Linear(fusion.embed_dim, fusion.embed_dim, bias=False)
         nn.init.eye_(self.image_map.weight)
         self.image_map.requires_grad_(config.image_map)
+        self.matching_weight, self.matching = config.matching_weight, None
+        if config.matching_weight > 0:
+            if not isinstance(fusion, CrossAttentionFusion):
+                raise ValueError(
+                    f"matching_weight {config.matching_weight} has no effect with {type(fusion).__name__}, expected 0; "
+                    "set it to 0 or use the fusion cross_attention"
+                )
+            self.matching = Matching(fusion.embed_dim)
 
     def forward(
-        self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
-        embeds, available = self.fusion.embed_each(data, self.positions, subject)
-        answers = dict(embeds)
-        if len(embeds) > 1:
-            apart = {name: one.detach() for name, one in embeds.items()}
-            answers[combination(list(embeds))] = self.fusion.combine(apart, available)
-        return answers, self.image_map(target), self.scale(), penalties(self.fusion)
+        self, data: Mapping[str, Tensor], subject: Tensor, target: Tensor, stimulus: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        answers = self.fusion.answers(data, self.positions, subject)
+        logit_scale, extra = self.scale(), {}
+        if self.matching is not None:
+            assert isinstance(self.fusion, CrossAttentionFusion)
+            loss = self.matching(self.fusion, data, self.positions, subject, stimulus, logit_scale.detach())
+            extra["matching"] = self.matching_weight * loss
+        penalty = penalties(self.fusion)
+        if penalty is not None:
+            extra["penalty"] = penalty
+        return answers, self.image_map(target), logit_scale, extra
 
 
 class BrainTraining:
     """Network, loss and selection of one run on one study; the study is recorded here if it is not given."""
 
     def __init__(self, config: TrainConfig, runtime: Runtime, study: Study | None = None) -> None:
-        if config.fusion.modality_dropout > 0:
+        if not isinstance(config.fusion, SingleFusionConfig) and config.fusion.modality_dropout > 0:
             raise ValueError(
                 f"modality_dropout {config.fusion.modality_dropout} has no effect here: every step trains every "
                 "combination of modalities; set it to 0"
@@ -138,7 +154,9 @@ class BrainTraining:
         }
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, compared, logit_scale, penalty = module(batch["data"], batch["subject"], batch["target"])
+        answers, compared, logit_scale, extra = module(
+            batch["data"], batch["subject"], batch["target"], batch["stimulus"]
+        )
         gather = self.runtime.gather_with_grad
         target, compared, stimulus = map(gather, (batch["target"], compared, batch["stimulus"]))
         weight = self.config.loss.contrastive_weight
@@ -148,8 +166,8 @@ class BrainTraining:
             losses.append(loss)
             logs |= {f"{name}_{part}": value for part, value in parts.items()}
         loss = torch.stack(losses).mean()
-        if penalty is not None:
-            loss, logs["penalty"] = loss + penalty, penalty.detach()
+        for name, term in extra.items():
+            loss, logs[name] = loss + term, term.detach()
         return loss, logs
 
     def validate(self, module: nn.Module) -> dict[str, float]:

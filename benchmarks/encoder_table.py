@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignment.brain_model import encode_pairs  # noqa: E402
-from alignment.calibrate import combination  # noqa: E402
 from alignment.checkpoint import write_atomic  # noqa: E402
 from alignment.fit import fit  # noqa: E402
 from alignment.pairs import Pairs, read_targets, record_pairs  # noqa: E402
@@ -40,6 +39,7 @@ from alignment.study import Study  # noqa: E402
 from alignment.train import BrainTraining, TrainConfig, choose, record_study  # noqa: E402
 from benchmarks.encoder_jobs import LAYOUT_NAMES, Job, all_jobs  # noqa: E402
 from benchmarks.encoder_report import write_tables  # noqa: E402
+from encoders.modality import combination  # noqa: E402
 
 CONFIG = ROOT / "generation" / "demo_data" / "encoder.yaml"
 MAX_STEPS, MAX_SECONDS = 1000, 100.0

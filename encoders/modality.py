@@ -5,7 +5,7 @@ kind of sensor is a new row.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -113,3 +113,8 @@ def modality_of(ch_types: tuple[str, ...]) -> Modality:
     if len(names) != 1:
         raise ValueError(f"expected channel types of one modality, got {sorted(set(ch_types))}; pick one kind first")
     return MODALITIES[names.pop()]
+
+
+def combination(modalities: Sequence[str]) -> str:
+    """Name a combination of modalities, whatever their order: ``"eeg"``, ``"eeg+meg"``."""
+    return "+".join(sorted(set(modalities)))

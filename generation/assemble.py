@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.brain_model import BrainModel
-from alignment.calibrate import combination
 from alignment.runtime import Runtime
+from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig
 from generation.bundle import Bundle, BundleFacts, BundleParts, CutWindow, write_bundle
 from generation.image_decoder import ImageVariationConfig, StableUnCLIPConfig, build_decoder

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.calibrate import SURROGATE_KINDS, ConfidenceNull, SurrogateKind, build_null, combination, surrogates
+from alignment.calibrate import SURROGATE_KINDS, ConfidenceNull, SurrogateKind, build_null, surrogates
 from encoders.epochs import SignalEpochs
+from encoders.modality import combination
 from tests.toy_brain import ToyBrain, toy_splits
 
 EMBEDS = toy_splits()["test"].embeds

@@ -1,84 +1,83 @@
+"""What holds for every fusion, whichever it is."""
+
 import math
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
-from torch.nn import functional
 
-from encoders.build import PRESETS, SignalShape, build_encoder
-from encoders.fusion import LateFusion, LateFusionConfig
+from encoders.build import build_encoder
+from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig, LateFusionConfig, build_fusion
+from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.separate_encoders import SeparateEncoders
+from encoders.single_modality import SingleFusionConfig
+from tests.toy_fusion import CHANNELS, ENCODERS, N_SUBJECTS, N_TIMES, SHAPES, D, inputs
 
-CHANNELS = {"eeg": 9, "meg": 14}
-D = 16
+ADAPTER: TypeAdapter[AnyFusionConfig] = TypeAdapter(FusionConfig)
+KINDS = ("concat", "add", "mean", "max", "gated", "attention", "film", "lowrank_bilinear")
+STYLES = ("albef", "bidirectional", "two_way")
+TOKENS = {"width": 8, "heads": 2, "layers": 2, "n_queries": 3, "layer_scale": 0.1}
+CONFIGS = {
+    "late": {},
+    "concat": {"name": "concat"},
+    "add": {"name": "add"},
+    "half_concat": {"name": "half_concat"},
+    "early": {"name": "early"},
+    **{f"aggregate {kind}": {"name": "aggregate", "kind": kind} for kind in KINDS},
+    "aggregate token": {"name": "aggregate", "kind": "gated", "missing": "token"},
+    **{f"cross_attention {style}": {"name": "cross_attention", "style": style, **TOKENS} for style in STYLES},
+}
+OWN = sorted(set(CONFIGS) - {"early", "half_concat", "aggregate token"})  # a modality alone is its encoder's embedding
 
 
-def _fusion(seed=0, modalities=("eeg", "meg"), **options):
+def build(case: str, seed: int = 0, **changes: object) -> Fusion:
+    """Return a fusion whose weights are no longer at their neutral start."""
     torch.manual_seed(seed)
-    encoders = {
-        name: build_encoder(PRESETS["brain_module_demo"], SignalShape(CHANNELS[name], 64, 100.0, 3), D)
-        for name in modalities
-    }
-    return LateFusion(encoders, D, LateFusionConfig(**options))
-
-
-def _stirred(seed=0, **options):
-    """Return a fusion whose gates and heads are no longer at their neutral start."""
-    fusion = _fusion(seed, **options)
+    fusion = build_fusion(ADAPTER.validate_python({**CONFIGS[case], **changes}), ENCODERS, SHAPES, D)
     with torch.no_grad():
-        for part in [*fusion.gates.values(), *fusion.heads.values()]:
-            for parameter in part.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter))
+        for parameter in fusion.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return fusion.eval()
 
 
-def _inputs(n=6, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    data = {name: torch.randn(n, count, 64, generator=generator) for name, count in CHANNELS.items()}
-    positions = {name: torch.rand(count, 2, generator=generator) for name, count in CHANNELS.items()}
-    return data, positions, torch.arange(n) % 4
-
-
-def test_one_modality_alone_is_that_encoders_embedding_bit_for_bit():
-    fusion = _stirred()
-    data, positions, subject = _inputs()
+@pytest.mark.parametrize("case", CONFIGS)
+def test_answers_for_either_modality_and_both(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
+    both = fusion(data, positions, subject)
+    assert (fusion.modalities, fusion.embed_dim) == (("eeg", "meg"), D)
+    assert both.shape == (6, D) and both.dtype == torch.float32 and both.isfinite().all()
     for name in CHANNELS:
-        expected = fusion.encoders[name](data[name], positions[name], subject)
-        assert torch.equal(fusion({name: data[name]}, {name: positions[name]}, subject), expected)
-    single = _fusion(modalities=("eeg",)).eval()
-    expected = single.encoders["eeg"](data["eeg"], positions["eeg"], subject)
-    assert torch.equal(single({"eeg": data["eeg"]}, positions, subject), expected)
+        alone = fusion({name: data[name]}, {name: positions[name]}, subject)
+        assert alone.isfinite().all() and alone.abs().sum() > 0 and not torch.allclose(alone, both)
 
 
-@pytest.mark.parametrize("missing", ["eeg", "meg"])
-@pytest.mark.parametrize("rubbish", [0.0, 1e6, math.nan, math.inf])
-def test_a_missing_modality_has_no_influence(missing, rubbish):
-    fusion = _stirred()
-    data, positions, subject = _inputs()
+@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("missing", CHANNELS)
+def test_a_missing_modality_has_no_influence(case: str, missing: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
     available = {missing: torch.zeros(6, dtype=torch.bool)}
-    expected = fusion(data, positions, subject, available)
-    other = {**data, missing: torch.full_like(data[missing], rubbish)}
-    assert torch.equal(fusion(other, positions, subject, available), expected)
     rest = next(name for name in CHANNELS if name != missing)
-    assert torch.equal(fusion({rest: data[rest]}, positions, subject), expected)
+    expected = fusion({rest: data[rest]}, {rest: positions[rest]}, subject)
+    for rubbish in (0.0, 1e6, math.nan, math.inf):
+        other = {**data, missing: torch.full_like(data[missing], rubbish)}
+        assert torch.equal(fusion(other, positions, subject, available), expected)
 
 
-def test_a_missing_modality_gets_no_gradient():
-    fusion = _stirred()
-    data, positions, subject = _inputs()
-    data["meg"].requires_grad_()
-    available = {"meg": torch.tensor([True, True, False, False, True, False])}
-    fusion(data, positions, subject, available).square().sum().backward()
-    assert ((data["meg"].grad.abs().sum((1, 2)) > 0) == available["meg"]).all()
-
-
-def test_availability_is_per_sample_and_batch_mates_are_independent():
-    fusion = _stirred()
-    data, positions, subject = _inputs()
+@pytest.mark.parametrize("case", CONFIGS)
+def test_availability_is_per_sample_and_batch_mates_are_independent(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
     available = {
         "eeg": torch.tensor([True, True, False, True, False, True]),
         "meg": torch.tensor([True, False, True, True, True, False]),
     }
-    together = fusion(data, positions, subject, available)
+    spoilt = {name: one.masked_fill(~available[name][:, None, None], math.nan) for name, one in data.items()}
+    per_sample = {name: place.expand(6, -1, -1) for name, place in positions.items()}
+    together = fusion(spoilt, positions, subject, available)
+    torch.testing.assert_close(fusion(spoilt, per_sample, subject, available), together, atol=1e-5, rtol=1e-5)
     for row in range(6):
         names = [name for name in CHANNELS if available[name][row]]
         one = {name: data[name][row : row + 1] for name in names}
@@ -86,137 +85,163 @@ def test_availability_is_per_sample_and_batch_mates_are_independent():
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_positions_may_differ_between_samples():
-    fusion = _stirred()
-    data, positions, subject = _inputs()
-    available = {"meg": torch.tensor([True, False] * 3)}
-    per_sample = {name: place.expand(6, -1, -1) for name, place in positions.items()}
-    torch.testing.assert_close(
-        fusion(data, per_sample, subject, available), fusion(data, positions, subject, available), atol=1e-5, rtol=1e-5
-    )
+@pytest.mark.parametrize("case", [case for case in CONFIGS if case.split()[0] not in {"early", "cross_attention"}])
+def test_embeddings_marked_unavailable_are_ignored(case: str) -> None:
+    fusion = build(case)
+    assert isinstance(fusion, SeparateEncoders)
+    embeds, available = fusion.embed_each(*inputs())
+    available["meg"] = torch.tensor([True, False] * 3)
+    expected = fusion.combine(embeds, available)
+    embeds["meg"] = embeds["meg"].masked_fill(~available["meg"][:, None], math.nan)
+    assert torch.equal(fusion.combine(embeds, available), expected)
 
 
-@pytest.mark.parametrize("joint_heads", [True, False])
-@pytest.mark.parametrize("confidence_gate", [True, False])
-def test_both_together_start_as_the_mean(joint_heads, confidence_gate):
-    fusion = _fusion(joint_heads=joint_heads, confidence_gate=confidence_gate).eval()
-    data, positions, subject = _inputs()
-    embeds, available = fusion.embed_each(data, positions, subject)
-    expected = (embeds["eeg"] + embeds["meg"]) / 2
-    torch.testing.assert_close(fusion.combine(embeds, available), expected, atol=1e-6, rtol=1e-5)
-    assert torch.equal(fusion(data, positions, subject), fusion.combine(embeds, available))
+@pytest.mark.parametrize("case", CONFIGS)
+def test_answers_for_training_are_those_of_forward(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
+    answers = fusion.answers(data, positions, subject)
+    assert list(answers) == ["eeg", "meg", "eeg+meg"]
+    torch.testing.assert_close(answers["eeg+meg"], fusion(data, positions, subject), atol=1e-6, rtol=1e-5)
+    for name in CHANNELS:
+        alone = fusion({name: data[name]}, {name: positions[name]}, subject)
+        torch.testing.assert_close(answers[name], alone, atol=1e-6, rtol=1e-5)
 
 
-def test_nothing_available_is_refused():
-    fusion = _fusion().eval()
-    data, positions, subject = _inputs()
-    nothing = torch.zeros(6, dtype=torch.bool)
+@pytest.mark.parametrize("case", CONFIGS)
+def test_every_parameter_learns_from_the_answers(case: str) -> None:
+    fusion = build(case).train()
+    data, positions, subject = inputs(n=12)
+    answers = fusion.answers(data, positions, subject)
+    goal = torch.randn(12, D, generator=torch.Generator().manual_seed(0))
+    torch.stack([(one * goal).sum() + one.pow(3).sum() for one in answers.values()]).sum().backward()
+    idle = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not [name for name in idle if "people" not in name]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in fusion.parameters())
+
+
+@pytest.mark.parametrize("case", sorted(set(CONFIGS) - {"early"}))
+def test_the_joint_answer_leaves_the_encoders_alone(case: str) -> None:
+    fusion = build(case).train()
+    joint = fusion.answers(*inputs())["eeg+meg"]
+    if joint.requires_grad:
+        joint.pow(2).sum().backward()
+    assert all(p.grad is None for name, p in fusion.named_parameters() if name.startswith("encoders."))
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_one_modality_alone_is_that_encoders_embedding_bit_for_bit(case: str) -> None:
+    fusion = build(case)
+    assert not isinstance(fusion, nn.Sequential) and hasattr(fusion, "encoders")
+    data, positions, subject = inputs()
+    for name in CHANNELS:
+        expected = fusion.encoders[name](data[name], positions[name], subject)
+        assert torch.equal(fusion({name: data[name]}, {name: positions[name]}, subject), expected)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_modality_dropout_hides_modalities_in_training_only(case: str) -> None:
+    fusion = build(case, modality_dropout=0.5)
+    data, positions, subject = inputs(n=32)
+    whole = fusion(data, positions, subject)
+    assert torch.equal(whole, fusion(data, positions, subject))
+    for module in fusion.modules():  # batch statistics would depend on who is hidden
+        module.eval()
+    fusion.training = True
+    torch.manual_seed(0)
+    dropped = fusion(data, positions, subject)
+    same = (dropped - whole).abs().amax(dim=1) < 1e-5
+    assert 0.2 < same.float().mean() < 0.8 and dropped.isfinite().all()
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_nothing_and_unknown_modalities_are_refused(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
     with pytest.raises(ValueError, match="6 of 6 samples without any modality"):
         fusion({}, {}, subject)
-    with pytest.raises(ValueError, match="6 of 6 samples without any modality"):
-        fusion(data, positions, subject, {"eeg": nothing, "meg": nothing})
     one = torch.tensor([True] * 5 + [False])
     with pytest.raises(ValueError, match="1 of 6 samples without any modality"):
         fusion(data, positions, subject, {"eeg": one, "meg": one})
-    with pytest.raises(ValueError, match="no encoders"):
-        LateFusion({}, D, LateFusionConfig())
-
-
-def test_unknown_modalities_are_refused_by_name():
-    data, positions, subject = _inputs()
     with pytest.raises(ValueError, match="fnirs"):
-        _fusion()({**data, "fnirs": data["eeg"]}, positions, subject)
+        fusion({**data, "fnirs": data["eeg"]}, positions, subject)
 
 
-def test_modality_dropout_never_takes_everything_and_is_off_in_eval():
-    fusion = _fusion(modality_dropout=0.5)
-    masks = {
-        "eeg": torch.ones(4000, dtype=torch.bool),
-        "meg": torch.cat([torch.ones(2000, dtype=torch.bool), torch.zeros(2000, dtype=torch.bool)]),
-    }
-    torch.manual_seed(0)
-    kept = fusion._drop(masks)
-    assert (kept["eeg"] | kept["meg"]).all()
-    assert not (kept["meg"] & ~masks["meg"]).any()
-    assert kept["eeg"][2000:].all()
-    # of the pairs, 1/4 lose nothing, 1/4 would lose both and keep both, 1/4 lose either
-    assert abs(float((kept["eeg"] & kept["meg"])[:2000].float().mean()) - 0.5) < 0.04
-    data, positions, subject = _inputs()
-    assert torch.equal(fusion.eval()(data, positions, subject), fusion(data, positions, subject))
-
-
-def test_modality_dropout_trains_on_all_three_conditions():
-    fusion = _fusion(modality_dropout=0.5).train()
-    seen = set()
-    combine = fusion.combine
-
-    def watched(embeds, available):
-        seen.update(zip(available["eeg"].tolist(), available["meg"].tolist(), strict=True))
-        return combine(embeds, available)
-
-    fusion.combine = watched
-    data, positions, subject = _inputs(n=32)
-    torch.manual_seed(0)
-    fusion(data, positions, subject)
-    assert seen == {(True, True), (True, False), (False, True)}
-
-
-def test_every_parameter_learns_from_a_batch_with_both():
-    fusion = _stirred(modality_dropout=0.0).train()
-    data, positions, subject = _inputs(n=12)
-    for encoder in fusion.encoders.values():
-        for block in encoder.blocks:
-            nn.init.ones_(block.scale)
-    fusion(data, positions, subject).square().sum().backward()
-    idle = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not idle
-
-
-def test_state_round_trip():
-    first, second = _stirred(0), _stirred(1)
+@pytest.mark.parametrize("case", CONFIGS)
+def test_state_round_trip_seed_and_double_precision(case: str) -> None:
+    first, second, again = build(case, 0), build(case, 1), build(case, 0)
+    data, positions, subject = inputs()
+    assert torch.equal(first(data, positions, subject), again(data, positions, subject))
     second.load_state_dict(first.state_dict())
-    data, positions, subject = _inputs()
     assert torch.equal(first(data, positions, subject), second(data, positions, subject))
+    double = {name: one.double() for name, one in data.items()}
+    places = {name: one.double() for name, one in positions.items()}
+    out = first.double()(double, places, subject)
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out.float(), second(data, positions, subject), atol=1e-4, rtol=1e-4)
+    alone = first({"eeg": double["eeg"]}, {"eeg": places["eeg"]}, subject)
+    assert alone.dtype == torch.float64
 
 
-def test_fused_wins_when_each_modality_sees_half_of_the_sources():
-    torch.manual_seed(0)
-    n_train, n_test, n_sources = 4000, 200, 12
-    gains = {name: torch.randn(count, n_sources) for name, count in CHANNELS.items()}
-    gains["eeg"][:, 7:] = 0
-    gains["meg"][:, :5] = 0
-    courses = torch.randn(n_sources, 24)
-    targets = torch.randn(n_train + n_test, n_sources)
+def test_a_config_without_a_name_is_the_late_fusion() -> None:
+    shipped = {"modality_dropout": 0.0, "joint_heads": True, "confidence_gate": True}
+    assert ADAPTER.validate_python(shipped) == LateFusionConfig(modality_dropout=0.0)
+    for case in CONFIGS.values():
+        config = ADAPTER.validate_python(case)
+        assert ADAPTER.validate_python(config.model_dump(mode="json")) == config
+        assert ADAPTER.validate_python(config) is config
+    with pytest.raises(ValidationError, match="kind"):
+        ADAPTER.validate_python({"name": "late", "kind": "gated"})
+    with pytest.raises(ValidationError, match="'middle'"):
+        ADAPTER.validate_python({"name": "middle"})
 
-    def record(name):
-        signal = torch.einsum("ns,cs,st->nct", targets, gains[name], courses)
-        return 0.1 * signal + torch.randn(len(targets), CHANNELS[name], 24) * 0.7
 
-    data = {name: record(name) for name in CHANNELS}
-    positions = {name: torch.rand(count, 2) for name, count in CHANNELS.items()}
-    people = {
-        name: build_encoder(PRESETS["eeg_project"], SignalShape(count, 24, 100.0, 1), n_sources)
-        for name, count in CHANNELS.items()
-    }
-    fusion = LateFusion(people, n_sources, LateFusionConfig()).train()
-    optimizer = torch.optim.AdamW(fusion.parameters(), lr=3e-3)
-    for step in range(250):
-        rows = torch.randint(n_train, (128,))
-        out = fusion({name: one[rows] for name, one in data.items()}, positions, torch.zeros(128).long())
-        logits = 5 * functional.normalize(out, dim=-1) @ functional.normalize(targets[rows], dim=-1).T
-        optimizer.zero_grad()
-        functional.cross_entropy(logits, torch.arange(128)).backward()
-        optimizer.step()
-        assert logits.isfinite().all(), step
-    fusion.eval()
-    test = {name: one[n_train:] for name, one in data.items()}
-    gallery = functional.normalize(targets[n_train:], dim=-1)
+@pytest.mark.parametrize("config", [SingleFusionConfig(), LateFusionConfig()])
+def test_one_modality_is_the_bare_encoder_bit_for_bit(config: AnyFusionConfig) -> None:
+    data, positions, subject = inputs()
+    for name in CHANNELS:
+        torch.manual_seed(0)
+        bare = build_encoder(ENCODERS[name], SHAPES[name], D)
+        torch.manual_seed(0)
+        fusion = build_fusion(config, {name: ENCODERS[name]}, {name: SHAPES[name]}, D)
+        expected = bare(data[name], positions[name], subject)
+        part = {name: data[name]}
+        assert torch.equal(fusion(part, positions, subject), expected)
+        answers = fusion.answers(part, positions, subject)
+        assert list(answers) == [name] and torch.equal(answers[name], expected)
+        n_parameters = sum(p.numel() for p in bare.parameters())
+        assert sum(p.numel() for p in fusion.parameters()) == n_parameters
 
-    def top_1(names):
-        with torch.no_grad():
-            out = fusion({name: test[name] for name in names}, positions, torch.zeros(n_test).long())
-        return float(((out @ gallery.T).argmax(-1) == torch.arange(n_test)).float().mean())
 
-    both, eeg, meg = top_1(["eeg", "meg"]), top_1(["eeg"]), top_1(["meg"])
-    assert min(eeg, meg) >= 0.05  # chance .005
-    assert both >= max(eeg, meg) + 0.05
+def test_half_concat_has_half_branches_and_nothing_else() -> None:
+    fusion = build("half_concat")
+    data, positions, subject = inputs()
+    halves = [fusion.encoders[name](data[name], positions[name], subject) for name in CHANNELS]  # type: ignore
+    assert [one.shape for one in halves] == [(6, D // 2), (6, D // 2)]
+    assert torch.equal(fusion(data, positions, subject), torch.cat(halves, dim=1))
+    assert all(name.startswith("encoders.") for name in fusion.state_dict())
+    alone = fusion({"meg": data["meg"]}, positions, subject)
+    assert torch.equal(alone, torch.cat([torch.zeros(6, D // 2), halves[1]], dim=1))
+    with pytest.raises(ValueError, match="2 modalities for a width of 15"):
+        build_fusion(ADAPTER.validate_python({"name": "half_concat"}), ENCODERS, SHAPES, 15)
+    with pytest.raises(ValueError, match="1 modalities"):
+        build_fusion(ADAPTER.validate_python({"name": "half_concat"}), {"eeg": ENCODERS["eeg"]}, SHAPES, D)
+
+
+def test_single_wants_exactly_one_modality() -> None:
+    with pytest.raises(ValueError, match=r"\['eeg', 'meg'\], expected exactly one"):
+        build_fusion(SingleFusionConfig(), ENCODERS, SHAPES, D)
+    with pytest.raises(ValueError, match="no encoders"):
+        build_fusion(LateFusionConfig(), {}, {}, D)
+
+
+def test_fusions_of_plain_projections() -> None:
+    """Encoders without geometry take part as well; their samples are tokens."""
+    plain = {name: EEGProjectConfig(dropout=0.0, subject_layers=True) for name in CHANNELS}
+    data, positions, subject = inputs()
+    for case in ("early", "cross_attention two_way"):
+        fusion = build_fusion(ADAPTER.validate_python(CONFIGS[case]), plain, SHAPES, D).eval()
+        assert fusion(data, positions, subject).shape == (6, D)
+    encoder = build_encoder(plain["eeg"], SHAPES["eeg"], D).eval()
+    assert encoder.tokens(data["eeg"], positions["eeg"], subject).shape == (6, N_TIMES, encoder.token_width)  # type: ignore
+    assert encoder.token_width == CHANNELS["eeg"] and int(subject.max()) == N_SUBJECTS

@@ -10,7 +10,7 @@ from alignment.report import fit_ridges, summary, test_report
 from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS
-from encoders.fusion import LateFusionConfig
+from encoders.late_fusion import LateFusionConfig
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import standard_layout
 from tests.toy_brain import EMBED_DIM, LAYOUTS, ToyBrain, toy_splits

@@ -86,7 +86,7 @@ def make_tiny_brain(folder: Path, image_embeds: np.ndarray, *, seed: int = 0) ->
     from alignment.runtime import Runtime
     from alignment.target_space import TargetSpace
     from encoders.build import EEGProjectConfig
-    from encoders.fusion import LateFusionConfig
+    from encoders.late_fusion import LateFusionConfig
     from encoders.preprocess import Preprocessor, default_preprocess
 
     torch.manual_seed(seed)

@@ -156,6 +156,7 @@ class BrainModule(nn.Module):
         # without anything non-linear in between, the time courses may go first: a quarter of the work, same function
         self.commutes = config.n_convs == 0 and config.head_width == 0 and config.time_agg != "attention"
         self.aggregate = TimeAggregation(config.time_agg, n_features, shape.n_times, config.n_time_weights)
+        self.token_width = n_features
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(n_features * config.n_time_weights, embed_dim)
         if is_linear:
@@ -171,6 +172,10 @@ class BrainModule(nn.Module):
         """Return the time-resolved features ``(b, f, t)`` in front of the temporal aggregation."""
         data = self.blocks(self.mix_sensors(data, positions, subject))
         return data if self.hidden is None else nn.functional.gelu(self.hidden(data))
+
+    def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Return one token per sample in front of the temporal aggregation, (b, t, token_width)."""
+        return self.features(data, positions, subject).transpose(1, 2)  # (b, f, t) -> (b, t, f)
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.

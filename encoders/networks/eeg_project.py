@@ -50,7 +50,14 @@ class EEGProject(nn.Module):
         self.people = (
             SubjectLayers(shape.n_channels, shape.n_subjects, init="identity") if config.subject_layers else None
         )
+        self.token_width = shape.n_channels
         self.head = ResidualProjection(shape.n_channels * shape.n_times, embed_dim, config.dropout)
+
+    def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Return one token per sample, all sensors at that time, (b, t, token_width)."""
+        if self.people is not None:
+            data = self.people(data, subject)
+        return data.transpose(1, 2)  # (b, c, t) -> (b, t, c)
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.
