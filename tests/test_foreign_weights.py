@@ -204,6 +204,15 @@ def test_what_holds_no_tensors_is_named():
         read(rezipped(saved({}), lambda name, body: pickle.dumps(loop) if name.endswith("data.pkl") else body))
 
 
+def test_a_container_of_many_references_is_walked_once():
+    wide: list[object] = []
+    for _ in range(8):
+        wide = [wide] * 1000  # 10 ** 24 ways to the bottom
+    content = rezipped(saved({}), lambda name, body: pickle.dumps(wide) if name.endswith("data.pkl") else body)
+    with pytest.raises(ForeignWeightsError, match="no dictionary of tensors"):
+        read(content)
+
+
 def test_other_zips_are_told_apart():
     plain = io.BytesIO()
     with zipfile.ZipFile(plain, "w") as archive:
