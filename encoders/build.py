@@ -8,6 +8,7 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
@@ -15,6 +16,7 @@ __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build
 AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
+    | STGATEConfig
     | TSConvConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
@@ -41,6 +43,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "stgate": STGATEConfig(),
+    "stgate_people": STGATEConfig(subject_layers=True),
 }
 
 

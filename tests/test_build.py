@@ -8,6 +8,7 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 SMALL = {
@@ -23,6 +24,7 @@ SMALL = {
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "stgate": STGATEConfig(width=16, heads=4, layers=1, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 SHAPE = SignalShape(17, 64, 100.0, 3)
