@@ -8,6 +8,7 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 
@@ -17,6 +18,7 @@ AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
     | STGATEConfig
+    | SpatioTemporalTransformerConfig
     | TSConvConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
@@ -43,6 +45,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "spatio_temporal_transformer": SpatioTemporalTransformerConfig(),
+    "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(features="band_power", window=0.25),
     "stgate": STGATEConfig(),
     "stgate_people": STGATEConfig(subject_layers=True),
 }

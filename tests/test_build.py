@@ -8,6 +8,7 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 
@@ -24,6 +25,12 @@ SMALL = {
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "spatio_temporal_transformer": SpatioTemporalTransformerConfig(
+        width=16, spatial_layers=1, temporal_layers=1, n_readouts=8, subject_layers=True
+    ),
+    "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(
+        features="band_power", window=0.25, width=16, spatial_layers=1, temporal_layers=1, n_readouts=8
+    ),
     "stgate": STGATEConfig(width=16, heads=4, layers=1, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
