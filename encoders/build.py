@@ -8,6 +8,7 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.hybrid import HybridConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
@@ -17,6 +18,7 @@ __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build
 AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
+    | HybridConfig
     | STGATEConfig
     | SpatioTemporalTransformerConfig
     | TSConvConfig
@@ -45,6 +47,17 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "gat": HybridConfig(name="gat"),
+    "cnn_gat": HybridConfig(name="cnn_gat"),
+    "transformer_gat": HybridConfig(name="transformer_gat"),
+    "cnn_transformer": HybridConfig(name="cnn_transformer"),
+    "cnn_transformer_causal": HybridConfig(name="cnn_transformer", causal=True),
+    "cnn_transformer_published": HybridConfig(
+        name="cnn_transformer", width=40, heads=10, layers=6, pool=0.3, stride=0.06, dropout=0.5
+    ),
+    "transformer_cnn": HybridConfig(name="transformer_cnn"),
+    "cnn_transformer_gat": HybridConfig(name="cnn_transformer_gat"),
+    "wavelet_cnn_gat": HybridConfig(name="wavelet_cnn_gat"),
     "spatio_temporal_transformer": SpatioTemporalTransformerConfig(),
     "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(features="band_power", window=0.25),
     "stgate": STGATEConfig(),

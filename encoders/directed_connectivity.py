@@ -148,7 +148,7 @@ def directed_transfer(model: VARModel, sfreq: float, frequencies: Tensor) -> Ten
 
     Parameters and shape as in `partial_directed_coherence`; the squares of each row sum to 1.
     """
-    size = torch.linalg.inv(_prediction_filter(model, sfreq, frequencies)).abs()
+    size: Tensor = torch.linalg.inv(_prediction_filter(model, sfreq, frequencies)).abs()
     return size / size.square().sum(dim=-1, keepdim=True).sqrt()
 
 

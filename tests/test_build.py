@@ -8,6 +8,7 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.hybrid import HybridConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
@@ -25,6 +26,14 @@ SMALL = {
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "gat": HybridConfig(name="gat", width=16, heads=2, neighbours="learned"),
+    "cnn_gat": HybridConfig(name="cnn_gat", width=16, heads=2, n_filters=8),
+    "transformer_gat": HybridConfig(name="transformer_gat", width=16, heads=2, layers=1),
+    "cnn_transformer": HybridConfig(name="cnn_transformer", width=16, heads=2, layers=1, subject_layers=True),
+    "cnn_transformer_causal": HybridConfig(name="cnn_transformer", width=16, heads=2, layers=1, causal=True),
+    "transformer_cnn": HybridConfig(name="transformer_cnn", width=16, heads=2, layers=1),
+    "cnn_transformer_gat": HybridConfig(name="cnn_transformer_gat", width=16, heads=2, layers=1, n_filters=12),
+    "wavelet_cnn_gat": HybridConfig(name="wavelet_cnn_gat", width=16, heads=2, n_filters=8),
     "spatio_temporal_transformer": SpatioTemporalTransformerConfig(
         width=16, spatial_layers=1, temporal_layers=1, n_readouts=8, subject_layers=True
     ),
