@@ -96,7 +96,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Batch]) -> int:
     Raises
     ------
     ValueError
-        If there is no batch.
+        If there is no batch, or a batch norm saw none of them.
     """
     norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     norms = [part for part in norms if part.track_running_stats]
@@ -114,6 +114,12 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Batch]) -> int:
             model(*batch)
     for part, momentum in zip(norms, momenta, strict=True):
         part.momentum = momentum
+    n_idle = sum(int(part.num_batches_tracked or 0) == 0 for part in norms)
+    if n_idle:
+        raise ValueError(
+            f"{n_idle} of {len(norms)} batch norms saw none of {len(batches)} batches, expected data for each; pass "
+            "batches of all modalities"
+        )
     return len(norms)
 
 

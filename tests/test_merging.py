@@ -197,7 +197,8 @@ def test_brain_modules_of_eeg_and_meg_get_one_trunk():
     networks = {name: BrainModule(config, SignalShape(CHANNELS[name], 40, 100.0, n), D) for name, n in people.items()}
     places = {name: torch.rand(n, 2) for name, n in CHANNELS.items()}
     batches = {
-        name: (torch.randn(30, n, 40), places[name], torch.arange(30) % people[name]) for name, n in CHANNELS.items()
+        name: (n * torch.randn(30, n, 40), places[name], torch.arange(30) % people[name])
+        for name, n in CHANNELS.items()
     }
     states = {name: network.state_dict() for name, network in networks.items()}
     trunk = outside(states["eeg"], BRAIN_MODULE_STEM)
@@ -207,7 +208,7 @@ def test_brain_modules_of_eeg_and_meg_get_one_trunk():
     merged = regmean([states["eeg"], states["meg"]], grams, parts=trunk)
     shared = SharedTrunk(networks, trunk, merged)
     before = {name: value.clone() for name, value in shared.state_dict().items()}
-    assert reestimate_statistics(shared, [(name, *batch) for name, batch in batches.items()]) == 4
+    assert reestimate_statistics(shared, [(name, *batch) for name, batch in batches.items()]) == 8
     n_trunk = sum(p.numel() for name, p in networks["eeg"].named_parameters() if name.split(".")[0] in trunk)
     n_each = [sum(p.numel() for p in network.parameters()) for network in networks.values()]
     assert sum(p.numel() for p in shared.parameters()) == sum(n_each) - n_trunk
@@ -215,8 +216,11 @@ def test_brain_modules_of_eeg_and_meg_get_one_trunk():
         assert shared(name, *batch).shape == (30, D)
         for key, value in select(states[name], BRAIN_MODULE_STEM).items():
             assert torch.equal(value, before[f"networks.{name}.{key}"])
-    for key in merged:
-        assert torch.equal(shared.networks["eeg"].state_dict()[key], shared.networks["meg"].state_dict()[key]), key
+    eeg, meg = (shared.networks[name] for name in CHANNELS)
+    assert all((p is meg.get_parameter(name)) == (name.split(".")[0] in trunk) for name, p in eeg.named_parameters())
+    assert not torch.equal(eeg.blocks[1].norm.running_mean, meg.blocks[1].norm.running_mean)
+    with pytest.raises(ValueError, match="4 of 8 batch norms saw none of 1"):
+        reestimate_statistics(shared, [("eeg", *batches["eeg"])])
     shared("eeg", *batches["eeg"]).sum().backward()
     assert shared.networks["meg"].hidden.weight.grad is not None
     assert shared.networks["meg"].mix.weight.grad is None
