@@ -62,7 +62,7 @@ def update_average(average: Mapping[str, Tensor], module: nn.Module, decay: floa
         return
     weight = 1 - min(decay, (1 + step) / (10 + step))
     current = module.state_dict()
-    learned = [name for name, _ in module.named_parameters()]
+    learned = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     torch._foreach_lerp_([average[name] for name in learned], [current[name] for name in learned], weight)
     for name in average.keys() - set(learned):
         average[name].copy_(current[name])

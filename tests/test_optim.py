@@ -56,3 +56,12 @@ def test_average_follows_with_a_decay_that_starts_small() -> None:
     assert torch.equal(average["running_var"], module.running_var)
     update_average(average, module, 0.5, step=10**6)
     assert torch.allclose(average["weight"], torch.full((2,), 0.95))
+
+
+def test_tied_weights_are_averaged_under_each_of_their_names() -> None:
+    module = nn.ModuleDict({"eeg": nn.Linear(2, 1)})
+    module["meg"] = module["eeg"]
+    average = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    update_average(average, module, 0.5, step=10**6)
+    for name in ("eeg.weight", "meg.weight"):
+        assert torch.allclose(average[name], module["eeg"].weight / 2), name
