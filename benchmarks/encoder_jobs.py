@@ -12,10 +12,9 @@ EEG, MEG, BOTH = ("eeg",), ("meg",), ("eeg", "meg")
 LAYOUT_NAMES = {EEG: "EEG, 63 channels", MEG: "MEG, 274 channels", BOTH: "EEG and MEG"}
 DEFAULT_ENCODER = "brain_module_demo"
 
-# One preset per name of the union is trained: the published sizes unless a variant for short, small data is named here.
-BENCHMARKED = {name: name for name in encoder_names()}
-ALSO = ("brain_module_demo", "brain_module_image")
-MEANT_FOR_MEG = ("brain_module_demo", "brain_module_image", "eeg_project", "ts_conv")
+# One preset per name of the union is trained, with its published or default sizes, and these:
+ALSO = ("brain_module_demo", "brain_module_image", "eegnet_embed")
+MEANT_FOR_MEG = ("brain_module_demo", "brain_module_image", "eeg_project", "lf_cnn", "var_cnn", "ts_conv")
 YARDSTICKS = ("eeg_project", "ts_conv")
 N_BEST, MORE_SEEDS = 6, (1, 2)
 
@@ -56,12 +55,12 @@ class Job:
 def all_jobs(work: Path) -> list[Job]:
     """List every job; more seeds for the yardsticks, and for the best encoders once the first seed of all is done."""
     first = [Job("yardsticks", "yardsticks", BOTH)]
-    presets = [*BENCHMARKED.values(), *(name for name in ALSO if name not in BENCHMARKED.values())]
+    presets = [*ALSO, *(name for name in encoder_names() if name not in ALSO)]
     eeg = [Job(preset, "encoder", EEG, preset) for preset in presets]
     meg = [Job(preset, "encoder", MEG, preset) for preset in MEANT_FOR_MEG]
     repeated = [job for job in eeg if job.encoder in {*YARDSTICKS, *best_encoders(eeg, work)}]
     again = [replace(job, seed=seed) for seed in MORE_SEEDS for job in repeated]
-    return first + eeg + meg + again
+    return first + eeg + again + meg
 
 
 def best_encoders(jobs: list[Job], work: Path) -> list[str]:

@@ -42,7 +42,7 @@ def preamble(max_steps: int, max_seconds: float) -> str:
     return (
         "`make bench-encoders`. **Simulated** recordings (true lead fields, four people) of procedural pictures; no "
         f"real brain took part. Same data for all: 32,000 single presentations of 4,000 pictures; at most {max_steps} "
-        f"steps of 256 epochs and {max_seconds:.0f} s of training steps on one CPU thread ({machine}, torch "
+        f"steps of 256 epochs and {max_seconds:.0f} s of processor time for steps, on one thread ({machine}, torch "
         f"{torch.__version__}); weights selected on 200 validation pictures. Test: 200 unseen concepts x 4 "
         "people, single presentations (n = 3,200) and averages of 4 (n = 800); greedy top-1 and top-5 of 200, chance "
         "0.005 and 0.025; in brackets 95 % intervals over pictures, seeds pooled.\n\n"

@@ -3,8 +3,8 @@
     python benchmarks/encoder_table.py [--workers N] [--only WORDS] [--work DIR] [--table]      (make bench-encoders)
 
 Every job gets the same recordings, the same loss, at most ``MAX_STEPS`` optimizer steps of 256 epochs and at most
-``MAX_SECONDS`` of training steps on one CPU thread: the number of steps is set from the speed of the first ones, so
-that the learning rate always runs through its whole cycle. Weights are selected on validation pictures; the test
+``MAX_SECONDS`` of processor time for training steps, on one thread: the number of steps is set from the speed of the
+first ones, so that the learning rate always runs through its whole cycle. Weights are selected on validation pictures; the test
 pictures are looked at once per job. Finished jobs are skipped and killed ones go on from their checkpoint, so the
 command may be stopped and repeated; ``--table`` only writes what is there. About two hours of two cores.
 """
@@ -130,12 +130,12 @@ def planned_steps(training: BrainTraining, folder: Path) -> dict[str, float]:
         return dict(json.loads(file.read_text()))
     weights = {name: value.clone() for name, value in training.module.state_dict().items()}
     seconds: list[float] = []
-    started = time.perf_counter()
+    started = time.process_time()
 
     def note(step: int, numbers: Any) -> None:
         nonlocal started
-        seconds.append(time.perf_counter() - started)
-        started = time.perf_counter()
+        seconds.append(time.process_time() - started)
+        started = time.process_time()
 
     config = training.config.fit.model_copy(update={"max_steps": PILOT_STEPS + TIMED_STEPS, "warmup_steps": 0})
     pilot = folder / "pilot"
@@ -152,15 +152,15 @@ def planned_steps(training: BrainTraining, folder: Path) -> dict[str, float]:
 
 
 def inference_rate(training: BrainTraining, laboratory: Laboratory, repeats: int = 7) -> float:
-    """Measure epochs per second at batch 64 with everything available, median of ``repeats``."""
+    """Measure epochs per CPU second at batch 64 with everything available, median of ``repeats``."""
     pairs = laboratory.test["single"]
     data = {name: one[:INFERENCE_BATCH].astype(np.float32) for name, one in pairs.data.items()}
     subject = pairs.subject[:INFERENCE_BATCH]
     seconds = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         encode_pairs(training.module.fusion, data, training.positions, subject, training.runtime)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return INFERENCE_BATCH / float(np.median(seconds))
 
 
@@ -264,7 +264,7 @@ def _averaged(table: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "bench", help="folder of finished jobs")
-    parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) // 1, 1), help="one thread each")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one thread each")
     parser.add_argument("--only", default="", help="comma-separated words; a job runs if its key holds one of them")
     parser.add_argument("--table", action="store_true", help="write the tables of what is finished and stop")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
