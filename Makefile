@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types bench demo-bundle clean
+.PHONY: help setup demo test test-all lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,8 +42,12 @@ lint: $(STAMP)  ## ruff
 types: $(STAMP)  ## mypy --strict over the four packages
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## run every benchmark script
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(STAMP)  ## measure speed: service, encoders, wavelets, stream
+	@set -e; for script in serve_overhead encoder_speed wavelet_speed streaming_latency; do \
+	echo "== $$script"; $(BIN)/python "benchmarks/$$script.py"; done
+
+bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains -> BENCHMARKS.md; hours, resumes
+	$(BIN)/python benchmarks/encoder_table.py
 
 IMAGES ?=
 demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures

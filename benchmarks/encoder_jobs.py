@@ -16,6 +16,17 @@ DEFAULT_ENCODER = "brain_module_demo"
 ALSO = ("brain_module_demo", "brain_module_image", "eegnet_embed")
 MEANT_FOR_MEG = ("brain_module_demo", "brain_module_image", "eeg_project", "lf_cnn", "var_cnn", "ts_conv")
 YARDSTICKS = ("eeg_project", "ts_conv")
+KINDS = ("mean", "max", "gated", "attention", "film", "lowrank_bilinear")
+STYLES = ("albef", "bidirectional", "two_way")
+FUSIONS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "late": (("name", "late"), ("modality_dropout", 0.0)),
+    "concat": (("name", "concat"),),
+    "add": (("name", "add"),),
+    "half_concat": (("name", "half_concat"),),
+    **{f"aggregate {kind}": (("name", "aggregate"), ("kind", kind)) for kind in KINDS},
+    **{f"cross_attention {style}": (("name", "cross_attention"), ("style", style)) for style in STYLES},
+}
+EARLY = ("brain_module_demo", "eeg_project", "ts_conv")
 N_BEST, MORE_SEEDS = 6, (1, 2)
 
 LEARNING_RATE = 1e-3
@@ -31,7 +42,7 @@ class Job:
     group: str
     modalities: tuple[str, ...]
     encoder: str = DEFAULT_ENCODER
-    fusion: tuple[tuple[str, Any], ...] = (("modality_dropout", 0.0),)
+    fusion: tuple[tuple[str, Any], ...] = (("name", "single"),)
     seed: int = 0
 
     @property
@@ -60,7 +71,11 @@ def all_jobs(work: Path) -> list[Job]:
     meg = [Job(preset, "encoder", MEG, preset) for preset in MEANT_FOR_MEG]
     repeated = [job for job in eeg if job.encoder in {*YARDSTICKS, *best_encoders(eeg, work)}]
     again = [replace(job, seed=seed) for seed in MORE_SEEDS for job in repeated]
-    return first + eeg + again + meg
+    fused = [Job(title, "fusion", BOTH, fusion=fusion) for title, fusion in FUSIONS.items()]
+    fused += [Job(f"early {encoder}", "fusion", BOTH, encoder, (("name", "early"),)) for encoder in EARLY]
+    fused += [replace(job, seed=seed) for seed in MORE_SEEDS for job in fused if job.title == "late"]
+    meg += [replace(job, seed=seed) for seed in MORE_SEEDS for job in meg if job.encoder == DEFAULT_ENCODER]
+    return first + eeg + fused + meg + again
 
 
 def best_encoders(jobs: list[Job], work: Path) -> list[str]:

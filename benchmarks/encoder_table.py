@@ -4,9 +4,9 @@
 
 Every job gets the same recordings, the same loss, at most ``MAX_STEPS`` optimizer steps of 256 epochs and at most
 ``MAX_SECONDS`` of processor time for training steps, on one thread: the number of steps is set from the speed of the
-first ones, so that the learning rate always runs through its whole cycle. Weights are selected on validation pictures; the test
-pictures are looked at once per job. Finished jobs are skipped and killed ones go on from their checkpoint, so the
-command may be stopped and repeated; ``--table`` only writes what is there. About two hours of two cores.
+first ones, so that the learning rate always runs through its whole cycle. Weights are selected on validation pictures;
+the test pictures are looked at once per job. Finished jobs are skipped and killed ones go on from their checkpoint, so
+the command may be stopped and repeated; ``--table`` only writes what is there. About two hours of two cores.
 """
 
 import argparse
