@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 .PHONY: help setup demo test test-all lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP)  ## make .venv with everything in it; does nothing the second time
 
