@@ -8,6 +8,7 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.ts_conv import TSConvConfig
 from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
@@ -16,6 +17,7 @@ __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build
 AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
+    | MultiPathConfig
     | TSConvConfig
     | WaveletCNNConfig
 )  # fmt: skip
@@ -43,6 +45,7 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "multi_path": MultiPathConfig(),
     "wavelet_cnn": WaveletCNNConfig(),
     "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
 }

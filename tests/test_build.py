@@ -8,6 +8,7 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.ts_conv import TSConvConfig
 from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
@@ -24,6 +25,7 @@ SMALL = {
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "multi_path": MultiPathConfig(width=8, n_maps=4),
     "wavelet_cnn": WaveletCNNConfig(width=16),
     "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
 }
