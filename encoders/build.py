@@ -16,6 +16,7 @@ from encoders.networks.eegnet_v1 import EEGNetV1Config
 from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
+from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
@@ -36,6 +37,7 @@ AnyEncoderConfig = (
     | HybridConfig
     | LFCNNConfig
     | LSTMCNNConfig
+    | MultiPathConfig
     | ShallowConvNetConfig
     | SpatioTemporalTransformerConfig
     | STGATEConfig
@@ -82,6 +84,7 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "var_cnn": VARCNNConfig(),
     "lstm_cnn": LSTMCNNConfig(),
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm"),
+    "multi_path": MultiPathConfig(),
     "wavelet_cnn": WaveletCNNConfig(),
     "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
     "gat": HybridConfig(name="gat"),

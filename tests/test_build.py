@@ -16,6 +16,7 @@ from encoders.networks.eegnet_v1 import EEGNetV1Config
 from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
+from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
@@ -51,6 +52,7 @@ SMALL = {
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1),
     "lstm_cnn_causal": LSTMCNNConfig(hidden=24, layers=1, causal=True),
     "cnn_lstm_attention": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, bidirectional=True, pooling="attention"),
+    "multi_path": MultiPathConfig(width=8, n_maps=4),
     "wavelet_cnn": WaveletCNNConfig(width=16),
     "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
     "gat": HybridConfig(name="gat", width=16, heads=2, neighbours="learned"),

@@ -39,10 +39,10 @@ def test_maps_have_a_quarter_of_the_channels_and_samples(size):
     shape = SignalShape(n_channels, n_times, 250.0, 1)
     network = _network(shape, width=8)
     data, positions, subject = _inputs(shape, n=1)
-    assert network.scale.num_features == 16
-    assert network.maps(data, subject).shape == (1, 4, rows, steps)
+    assert network.stem[0].in_channels == 16
+    assert network.maps(data, subject).shape == (1, 8, rows, steps)
     tokens = network.tokens(data, positions, subject)
-    assert tokens.shape == (1, steps, network.token_width) and network.token_width == 4 * rows
+    assert tokens.shape == (1, steps, network.token_width) and network.token_width == 8 * rows
 
 
 def test_topographic_order_goes_front_to_back_and_left_to_right():
@@ -76,7 +76,7 @@ def test_the_order_is_part_of_the_state():
 def test_the_order_reaches_the_image_of_the_packet():
     network, (data, _, _) = _network(), _inputs()
     seen = {}
-    network.scale.register_forward_pre_hook(lambda module, arguments: seen.update(nodes=arguments[0]))
+    network.stem.register_forward_pre_hook(lambda module, arguments: seen.update(nodes=arguments[0]))
     network.maps(data, torch.zeros(3).long())
     torch.testing.assert_close(network.packet.inverse(seen["nodes"], (25, 40))[:, 0], data[:, network.order])
 

@@ -35,7 +35,7 @@ class WaveletCNNConfig(BaseModel):
     channel_order: Literal["topographic", "as_given"] = Field(
         "topographic", description="rows front to back and left to right by the sensor map, or as recorded"
     )
-    n_maps: int = Field(4, gt=0, description="maps in front of the dense layer")
+    n_maps: int = Field(8, gt=0, description="maps in front of the dense layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="in front of the dense layer")
     subject_layers: bool = Field(False, description="one channel mixing per person before the packet (ours)")
 
@@ -91,7 +91,7 @@ class WaveletCNN(nn.Module):
     Notes
     -----
     The published model is known by its parts only (two-level packet, 3x3 convolution with batch norm and GELU, CoT
-    block, dense layer); scaling of subbands, width in front of the dense layer and dropout are ours.
+    block, dense layer); the width in front of the dense layer and dropout are ours.
     """
 
     order: Tensor
@@ -112,7 +112,6 @@ class WaveletCNN(nn.Module):
         )
         self.packet = WaveletPacket2d(config.wavelet, config.levels)
         n_nodes = 4**config.levels
-        self.scale = nn.BatchNorm2d(n_nodes)
         self.stem = nn.Sequential(
             nn.Conv2d(n_nodes, config.width, 3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.GELU()
         )
@@ -133,7 +132,7 @@ class WaveletCNN(nn.Module):
         if self.people is not None:
             data = self.people(data, subject)
         nodes = self.packet(data[:, self.order].unsqueeze(1))
-        maps: Tensor = self.reduce(self.attention(self.cot(self.stem(self.scale(nodes)))))
+        maps: Tensor = self.reduce(self.attention(self.cot(self.stem(nodes))))
         return maps
 
     def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
