@@ -17,6 +17,7 @@ from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.multi_path import MultiPathConfig
+from encoders.networks.query_decoder import QueryDecoderConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
@@ -38,6 +39,7 @@ AnyEncoderConfig = (
     | LFCNNConfig
     | LSTMCNNConfig
     | MultiPathConfig
+    | QueryDecoderConfig
     | ShallowConvNetConfig
     | SpatioTemporalTransformerConfig
     | STGATEConfig
@@ -67,6 +69,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
         n_time_weights=16,
         dropout=0.1,
     ),
+    "query_decoder": QueryDecoderConfig(),
+    "query_decoder_people": QueryDecoderConfig(subject_layers=True),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "ts_conv_neurobridge": TSConvConfig(flatten="channel"),

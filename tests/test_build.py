@@ -17,6 +17,7 @@ from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.multi_path import MultiPathConfig
+from encoders.networks.query_decoder import QueryDecoderConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
 from encoders.networks.stgate import STGATEConfig
@@ -34,6 +35,10 @@ SMALL = {
         n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="attention"
     ),
     "brain_module_demo": PRESETS["brain_module_demo"],
+    "query_decoder": QueryDecoderConfig(width=32, n_heads=8, feedforward=32),
+    "query_decoder_people": QueryDecoderConfig(
+        width=32, n_heads=8, feedforward=32, encoder_layers=1, subject_layers=True, dropout=0.1
+    ),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": PRESETS["ts_conv_people"],
     "ts_conv_neurobridge": PRESETS["ts_conv_neurobridge"],
