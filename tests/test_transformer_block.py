@@ -18,7 +18,7 @@ def _oracle(block, width, heads, expansion=4):
         (layer.norm1, block.attention_norm),
         (layer.norm2, block.hidden[0]),
         (layer.linear1, block.hidden[1]),
-        (layer.linear2, block.hidden[4]),
+        (layer.linear2, block.hidden[3]),
     ]
     for theirs, ours in pairs:
         theirs.load_state_dict(ours.state_dict())

@@ -108,7 +108,7 @@ class SpatioTemporalTransformer(nn.Module):
         self.gather = SpatialAttention(config.n_readouts, FOURIER_WIDTH, init="anchored")
         self.embed_place = nn.Linear(FOURIER_WIDTH, width)
         self.readouts = nn.Parameter(0.02 * torch.randn(config.n_readouts, width))
-        self.spatial = TransformerEncoder(width, config.heads, config.spatial_layers, config.dropout)
+        self.spatial = TransformerEncoder(width, config.heads, config.spatial_layers, config.dropout, expansion=2)
         self.collect = nn.Linear(config.n_readouts * width, width)
         self.times = nn.Parameter(0.02 * torch.randn(n_windows, width))
         self.token = nn.Parameter(torch.randn(1, width)) if config.readout == "token" else None
