@@ -4,9 +4,6 @@ All modalities must come at one rate and window, in comparable units (`encoders.
 robustly: volt and tesla differ by nine orders). Sensors of a missing modality read zero. Flat sensor maps overlap, so
 each modality gets its own strip of the layout, or an encoder that reads positions could not tell an electrode from the
 coil above it.
-
-One network cannot weigh a sensor differently when the other modality is silent: what both see counts twice with both
-and once alone. A modality alone therefore has a dense layer of its own behind the network (the identity at first).
 """
 
 from collections.abc import Mapping
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 
 from encoders.availability import availability, hide_modalities
 from encoders.build import AnyEncoderConfig, SignalShape, build_encoder
-from encoders.layers.identity_linear import identity_linear
 from encoders.modality import combination
 
 UNKNOWN_PLACE = -1.0
@@ -31,7 +27,6 @@ class EarlyFusionConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["early"] = "early"
-    single_heads: bool = Field(True, description="a linear map per modality, used only when it is alone")
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="chance per sample and modality, training only")
 
     def build(
@@ -101,9 +96,6 @@ class EarlyFusion(nn.Module):
         self.embed_dim = embed_dim
         self.modality_dropout = config.modality_dropout
         self.encoder = encoder
-        self.heads = nn.ModuleDict()
-        for name in self.modalities if config.single_heads else ():
-            self.heads[name] = identity_linear(embed_dim)
         self.sizes = {name: (shape.n_channels, shape.n_times) for name, shape in shapes.items()}
         self.places = {
             name: torch.tensor(shape.positions or ((UNKNOWN_PLACE, UNKNOWN_PLACE),) * shape.n_channels)
@@ -139,10 +131,7 @@ class EarlyFusion(nn.Module):
         if places.dim() == 3:
             places = places.repeat(len(conditions), 1, 1)
         embeds = self.encoder(stacked, places, subject.repeat(len(conditions)))
-        answers = {}
-        for names, part in zip(conditions, embeds.chunk(len(conditions)), strict=True):
-            answers[combination(names)] = self.heads[names[0]](part) if len(names) == 1 and self.heads else part
-        return answers
+        return dict(zip(map(combination, conditions), embeds.chunk(len(conditions)), strict=True))
 
     def forward(
         self,
@@ -179,10 +168,6 @@ class EarlyFusion(nn.Module):
             masks = hide_modalities(masks, self.modality_dropout)
         stacked = self._stack(data, masks)
         embeds: Tensor = self.encoder(stacked, self._places(positions, stacked), subject)
-        n_present = torch.stack(list(masks.values())).sum(dim=0)
-        for name, head in self.heads.items():
-            is_alone = (masks[name] & (n_present == 1)).unsqueeze(-1)
-            embeds = torch.where(is_alone, head(embeds), embeds)
         return embeds
 
     def _stack(self, data: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from encoders.build import AnyEncoderConfig, SignalShape
-from encoders.layers.identity_linear import identity_linear
 from encoders.separate_encoders import SeparateEncoders, build_encoders
 
 
@@ -58,7 +57,7 @@ class LateFusion(SeparateEncoders):
         self.gates = nn.ModuleDict()
         for name in self.modalities if len(encoders) > 1 else ():
             if config.joint_heads:
-                self.heads[name] = identity_linear(embed_dim)
+                self.heads[name] = _identity_linear(embed_dim)
             self.gates[name] = _Gate(embed_dim, config.confidence_gate)
 
     def combine(self, embeds: Mapping[str, Tensor], available: Mapping[str, Tensor]) -> Tensor:
@@ -95,3 +94,10 @@ class _Gate(nn.Module):
         scale = embeds.square().mean(dim=-1, keepdim=True).add(1e-6).rsqrt()
         score: Tensor = self.direction(embeds * scale).squeeze(-1)
         return self.bias + score
+
+
+def _identity_linear(width: int) -> nn.Linear:
+    linear = nn.Linear(width, width)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

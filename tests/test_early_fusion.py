@@ -74,21 +74,6 @@ def test_all_conditions_share_one_pass_in_training() -> None:
     assert all(p.grad is not None for p in fusion.encoder.parameters())
 
 
-def test_a_modality_alone_has_a_head_of_its_own() -> None:
-    fusion = CONFIG.build(ENCODERS, SHAPES, D).eval()
-    data, positions, subject = inputs()
-    available = {"meg": torch.tensor([True, False] * 3)}
-    before = fusion(data, positions, subject, available)
-    with torch.no_grad():
-        fusion.heads["eeg"].weight.mul_(2)  # type: ignore[operator]
-        fusion.heads["meg"].weight.mul_(5)  # type: ignore[operator]
-    after = fusion(data, positions, subject, available)
-    assert torch.equal(after[::2], before[::2])
-    torch.testing.assert_close(after[1::2], 2 * before[1::2])
-    bare = EarlyFusionConfig(single_heads=False).build(ENCODERS, SHAPES, D)
-    assert all(name.startswith("encoder.") for name in bare.state_dict())
-
-
 def test_what_cannot_be_stacked_is_refused() -> None:
     with pytest.raises(ValueError, match="different ones"):
         CONFIG.build({**ENCODERS, "meg": EEGProjectConfig()}, SHAPES, D)
