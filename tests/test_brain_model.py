@@ -87,11 +87,17 @@ def test_models_of_other_fusions_are_saved_and_loaded(
         assert np.array_equal(other.embed(recordings).brain_embeds, again.embed(recordings).brain_embeds)
 
 
-def test_the_shipped_model_has_no_name_of_a_fusion_and_is_late(project_root: Path) -> None:
-    folder = project_root / "generation" / "demo_bundle" / "brain"
-    assert "name" not in json.loads((folder / "brain.json").read_text())["fusion"]
-    model = BrainModel.load(folder, Runtime(device="cpu"))
-    assert model.fusion_config == LateFusionConfig(modality_dropout=0.0)
+def test_files_without_the_name_of_a_fusion_are_of_the_late_one(
+    model: BrainModel, tmp_path: Path, project_root: Path
+) -> None:
+    model.save(tmp_path)
+    meta = json.loads((tmp_path / "brain.json").read_text())
+    assert meta["fusion"].pop("name") == "late"
+    (tmp_path / "brain.json").write_text(json.dumps(meta))
+    again = BrainModel.load(tmp_path, Runtime(device="cpu"))
+    assert np.array_equal(again.embed([record("eeg")]).brain_embeds, model.embed([record("eeg")]).brain_embeds)
+    shipped = BrainModel.load(project_root / "generation" / "demo_bundle" / "brain", Runtime(device="cpu"))
+    assert shipped.fusion_config == LateFusionConfig(modality_dropout=0.0)
 
 
 def test_other_schema_versions_are_refused(model: BrainModel, tmp_path: Path) -> None:
