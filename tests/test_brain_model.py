@@ -11,7 +11,11 @@ from alignment.projector import Projector
 from alignment.runtime import Runtime
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS
+from encoders.cross_attention import CrossAttentionFusionConfig
+from encoders.early_fusion import EarlyFusionConfig
 from encoders.epochs import EpochsMismatch
+from encoders.fusion import AnyFusionConfig
+from encoders.half_concat import HalfConcatFusionConfig
 from encoders.late_fusion import LateFusionConfig
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import standard_layout
@@ -64,6 +68,36 @@ def test_saved_and_loaded_models_answer_alike(model: BrainModel, tmp_path: Path)
     gallery = SPLITS["test"].embeds
     assert np.array_equal(model.similarity(one.brain_embeds, gallery), again.similarity(one.brain_embeds, gallery))
     assert again.preprocess_digests == model.preprocess_digests and again.subjects == model.subjects
+
+
+@pytest.mark.parametrize(
+    "config", [EarlyFusionConfig(), CrossAttentionFusionConfig(width=8, heads=2), HalfConcatFusionConfig()]
+)
+def test_models_of_other_fusions_are_saved_and_loaded(
+    model: BrainModel, config: AnyFusionConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    other = BrainModel(
+        model.preprocessors, model.encoders, config, model.subjects, model.space, model.projector, model.runtime
+    )
+    other.save(tmp_path)
+    again = BrainModel.load(tmp_path, Runtime(device="cpu"))
+    assert again.fusion_config == config
+    for recordings in ([record("eeg"), record("meg")], [record("meg")]):
+        assert np.array_equal(other.embed(recordings).brain_embeds, again.embed(recordings).brain_embeds)
+
+
+def test_files_without_the_name_of_a_fusion_are_of_the_late_one(
+    model: BrainModel, tmp_path: Path, project_root: Path
+) -> None:
+    model.save(tmp_path)
+    meta = json.loads((tmp_path / "brain.json").read_text())
+    assert meta["fusion"].pop("name") == "late"
+    (tmp_path / "brain.json").write_text(json.dumps(meta))
+    again = BrainModel.load(tmp_path, Runtime(device="cpu"))
+    assert np.array_equal(again.embed([record("eeg")]).brain_embeds, model.embed([record("eeg")]).brain_embeds)
+    shipped = BrainModel.load(project_root / "generation" / "demo_bundle" / "brain", Runtime(device="cpu"))
+    assert shipped.fusion_config == LateFusionConfig(modality_dropout=0.0)
 
 
 def test_other_schema_versions_are_refused(model: BrainModel, tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
 """What holds for every fusion, whichever it is."""
 
+import copy
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from encoders.build import build_encoder
+from alignment.brain_model import build_fusion as brain_fusion
+from alignment.runtime import Runtime
+from alignment.train import AlignmentModule, BrainTraining, TrainConfig
+from encoders.build import EncoderConfig, build_encoder
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig, LateFusionConfig, build_fusion
+from encoders.modality import combination
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.score_fusion import average_ranks, average_similarities
 from encoders.separate_encoders import SeparateEncoders
 from encoders.single_modality import SingleFusionConfig
 from tests.toy_fusion import CHANNELS, ENCODERS, N_SUBJECTS, N_TIMES, SHAPES, D, inputs
@@ -245,3 +253,91 @@ def test_fusions_of_plain_projections() -> None:
     encoder = build_encoder(plain["eeg"], SHAPES["eeg"], D).eval()
     assert encoder.tokens(data["eeg"], positions["eeg"], subject).shape == (6, N_TIMES, encoder.token_width)  # type: ignore
     assert encoder.token_width == CHANNELS["eeg"] and int(subject.max()) == N_SUBJECTS
+
+
+SMALL_BRAIN = {
+    "name": "brain_module", "n_virtual": 64, "width": 64, "fourier_width": 288, "spatial_dropout": 0.1, "n_convs": 0,
+    "init": "linear", "head_width": 0, "time_agg": "linear", "n_time_weights": 16, "dropout": 0.1,
+}  # fmt: skip
+STEPS, LR = 250, 3e-3
+
+
+@pytest.mark.slow
+def test_fusions_of_a_simulated_world_and_what_they_know_of_one_modality(project_root: Path) -> None:
+    """About 3 minutes on one core. 2 people, 1500 pictures, 200 unseen ones, 4 presentations averaged, chance 0.005.
+
+    A quarter of the sources is seen by EEG alone and a quarter by MEG alone.
+    """
+    base = world(project_root / "generation" / "demo_data" / "targets.safetensors")
+    alone = {name: trained(base, {"name": "single"}, (name,))[name][0] for name in CHANNELS}
+    concat = trained(base, {"name": "concat"})
+    late = trained(base, {"modality_dropout": 0.0})
+    tokens = {"width": 32, "heads": 4, "layers": 1, "n_queries": 4}
+    fused = {
+        "late": late,
+        "concat": concat,
+        "add": trained(base, {"name": "add"}),
+        "half_concat": trained(base, {"name": "half_concat"}),
+        "cross_attention": trained(base, {"name": "cross_attention", **tokens}),
+        "early": trained(base, {"name": "early"}),
+    }
+    best = max(hit.mean() for hit in alone.values())
+    print({name: round(float(hit.mean()), 3) for name, hit in alone.items()})
+    for case, answers in fused.items():
+        print(case, {name: round(float(hit.mean()), 3) for name, (hit, _) in answers.items()})
+    for case, answers in fused.items():
+        assert answers["eeg+meg"][0].mean() >= best + 0.05, case
+        for name, hit in alone.items():
+            difference = answers[name][0].astype(float) - hit
+            error = 1.96 * difference.std() / len(hit) ** 0.5
+            assert difference.mean() >= -0.02 - error, (case, name)
+    assert fused["cross_attention"]["eeg+meg"][0].mean() >= concat["eeg+meg"][0].mean() - 0.01
+    target = base.val.target
+    for fuse in (average_similarities, average_ranks):
+        scores = fuse([late[name][1] for name in CHANNELS])
+        assert (scores.argmax(axis=1) == target).mean() >= best
+
+
+def world(targets: Path) -> BrainTraining:
+    """Simulate recordings of pictures; the networks of the config are not trained."""
+    modality = {"encoder": SMALL_BRAIN, "preprocess": {"whiten": True}}
+    settings = {
+        "targets": targets,
+        "modalities": {"eeg": {"layout": "things_eeg2_63", **modality}, "meg": {"layout": "ctf275", **modality}},
+        "simulation": {"n_subjects": 2},
+        "data": {"n_train_images": 1500, "train_repetitions": 2, "n_val_images": 200, "test_repetitions": 4},
+        "fit": {"max_steps": STEPS}, "batch_size": 128, "threads": 1,
+    }  # fmt: skip
+    return BrainTraining(TrainConfig.model_validate(settings), Runtime(device="cpu"))
+
+
+def trained(
+    base: BrainTraining,
+    fusion: dict[str, object],
+    names: tuple[str, ...] = ("eeg", "meg"),
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Train one fusion briefly; return hits (n,) and similarities (n, 200) of every combination on unseen pictures."""
+    training = copy.copy(base)
+    training.preprocessors = {name: base.preprocessors[name] for name in names}
+    torch.manual_seed(0)
+    networks = dict.fromkeys(names, TypeAdapter(EncoderConfig).validate_python(SMALL_BRAIN))
+    config = ADAPTER.validate_python(fusion)
+    built = brain_fusion(training.preprocessors, networks, config, 2, base.space.embed_dim)
+    module = AlignmentModule(built, base.positions, base.config.loss).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS)
+    for step in range(STEPS):
+        batch = training.batch_at(step, 0, 1)
+        batch["data"] = {name: batch["data"][name] for name in names}
+        loss, _ = training.loss(module, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    space = base.space.with_basis(module.image_map.weight.detach().numpy().T)
+    found = {}
+    for part in training.combinations:
+        embeds = training.encode(module.fusion.eval(), base.val, part)
+        similarity = space.similarity(embeds, base.val_embeds)
+        found[combination(part)] = (similarity.argmax(axis=1) == base.val.target, similarity)
+    return found
