@@ -1,0 +1,184 @@
+"""Layers that see the past only, each also as a step over a chunk with an explicit state.
+
+``step(chunk, state) -> (out, state)`` continues where the last call ended; ``state=None`` is the beginning. States are
+plain values and never change in place, so a caller can keep one and branch from it. What stands before the first
+sample counts as zero in convolutions and does not exist in attention and averages.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CausalConv1d(nn.Conv1d):
+    """A convolution padded on the left only, so that an output depends on its own time and on earlier ones.
+
+    Parameters
+    ----------
+    n_in, n_out, kernel : int
+    dilation : int
+        Distance of the taps in samples. The layer looks back ``(kernel - 1) * dilation`` samples.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, dilation: int = 1) -> None:
+        super().__init__(n_in, n_out, kernel, dilation=dilation)
+        self.reach = (kernel - 1) * dilation
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Map ``(b, n_in, t)`` to ``(b, n_out, t)``."""
+        return super().forward(F.pad(data, (self.reach, 0)))
+
+    def step(self, chunk: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map ``(b, n_in, n)`` to ``(b, n_out, n)``; the state is the last ``reach`` inputs, ``(b, n_in, reach)``."""
+        n = chunk.shape[2]
+        seen = F.pad(chunk, (self.reach, 0)) if tail is None else torch.cat([tail, chunk], dim=2)
+        # One plain matrix product: for a few samples the convolution routine spends more on rearranging its weights.
+        taps = [seen[:, :, i : i + n] for i in range(0, self.reach + 1, self.dilation[0])]
+        out = self.weight.flatten(1) @ torch.stack(taps, dim=2).flatten(1, 2)
+        return out if self.bias is None else out + self.bias[:, None], seen[:, :, n:]
+
+
+@dataclass(frozen=True)
+class KeysAndValues:
+    """What causal attention remembers: keys and values of earlier steps, each (b, n_heads, n_seen, width / n_heads)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which a step attends to itself and to earlier steps.
+
+    Parameters
+    ----------
+    width, n_heads : int
+        ``n_heads`` must divide ``width``.
+    dropout : float
+        On the attention weights.
+    window : int
+        Steps that a step sees, itself included, which also bounds the cache; 0 for all of the past.
+
+    Raises
+    ------
+    ValueError
+        If the heads do not divide the width, or the window is negative.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762 (masked attention).
+    """
+
+    def __init__(self, width: int, n_heads: int, dropout: float = 0.0, window: int = 0) -> None:
+        super().__init__()
+        if width % n_heads:
+            raise ValueError(f"{n_heads} heads do not divide a width of {width}; expected a divisor, change one")
+        if window < 0:
+            raise ValueError(f"attention window is {window} steps, expected 0 (all) or more; pass 0 or a length")
+        self.n_heads, self.window = n_heads, window
+        self.project = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(b, t, width)`` to the same shape."""
+        return self.step(tokens, None)[0]
+
+    def step(self, chunk: Tensor, cache: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
+        """Map ``(b, n, width)`` to the same shape, attending to the cache as well."""
+        b, n, width = chunk.shape
+        # (b, n, 3 * width) -> three of (b, n_heads, n, width / n_heads)
+        queries, keys, values = self.project(chunk).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            keys, values = torch.cat([cache.keys, keys], dim=2), torch.cat([cache.values, values], dim=2)
+        n_seen = keys.shape[2]
+        age = torch.arange(n_seen - n, n_seen, device=chunk.device)[:, None] - torch.arange(n_seen, device=chunk.device)
+        hidden = age < 0 if self.window == 0 else (age < 0) | (age >= self.window)
+        scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
+        weights = self.dropout(scores.masked_fill(hidden, -math.inf).softmax(dim=-1))
+        # (b, n_heads, n, width / n_heads) -> (b, n, width)
+        out: Tensor = self.out((weights @ values).transpose(1, 2).flatten(2))
+        first = max(n_seen - self.window + 1, 0) if self.window else 0
+        return out, KeysAndValues(keys[:, :, first:], values[:, :, first:])
+
+
+@dataclass(frozen=True)
+class RunningSum:
+    """Sum over the ``n_seen`` steps so far."""
+
+    total: Tensor
+    n_seen: int
+
+
+def running_mean(data: Tensor, state: RunningSum | None = None) -> tuple[Tensor, RunningSum]:
+    """Average ``(b, f, n)`` over all steps so far; returns ``(b, n, f)``."""
+    n_seen = 0 if state is None else state.n_seen
+    total = data.cumsum(dim=2) if state is None else data.cumsum(dim=2) + state.total[:, :, None]
+    count = torch.arange(n_seen + 1, n_seen + 1 + data.shape[2], dtype=data.dtype, device=data.device)
+    # (b, f, n) -> (b, n, f)
+    return (total / count).transpose(1, 2), RunningSum(total[:, :, -1], n_seen + data.shape[2])
+
+
+def running_courses(data: Tensor, course: Tensor, state: RunningSum | None = None) -> tuple[Tensor, RunningSum]:
+    """Project on learned time courses, with zero for what has not happened yet.
+
+    Parameters
+    ----------
+    data : Tensor, (b, f, n)
+    course : Tensor, (k, t)
+        Weights of all steps of the epoch.
+    state : RunningSum, optional
+        ``total`` (b, f, k).
+
+    Returns
+    -------
+    Tensor, (b, n, f, k)
+    RunningSum
+
+    Raises
+    ------
+    ValueError
+        If the epoch would be longer than the courses.
+    """
+    n_seen = 0 if state is None else state.n_seen
+    end = n_seen + data.shape[2]
+    if end > course.shape[1]:
+        raise ValueError(
+            f"learned time courses cover {course.shape[1]} samples, got {end}; end the epoch there and reset"
+        )
+    # (b, f, n) and (k, n) -> (b, n, f, k)
+    products = data.transpose(1, 2)[..., None] * course[:, n_seen:end].T[:, None]
+    total = products.cumsum(dim=1) if state is None else products.cumsum(dim=1) + state.total[:, None]
+    return total, RunningSum(total[:, -1], end)
+
+
+@dataclass(frozen=True)
+class RunningSoftmax:
+    """Weighted sum (b, f), sum of weights (b, 1), and the highest score so far (b, 1) that both are relative to."""
+
+    total: Tensor
+    weight: Tensor
+    highest: Tensor
+
+
+def running_softmax(data: Tensor, score: Tensor, state: RunningSoftmax | None = None) -> tuple[Tensor, RunningSoftmax]:
+    """Average over all steps so far with softmax weights; ``(b, f, n)`` and ``(b, 1, n)`` give ``(b, n, f)``.
+
+    Scores are taken relative to the highest one so far, so that none overflows and none in the future matters.
+    """
+    if state is None:
+        n_epochs, n_features, _ = data.shape
+        state = RunningSoftmax(
+            data.new_zeros(n_epochs, n_features), data.new_zeros(n_epochs, 1), data.new_full((n_epochs, 1), -math.inf)
+        )
+    n = data.shape[2]
+    highest = torch.maximum(score.cummax(dim=2).values, state.highest[:, :, None])
+    future = torch.ones(n, n, dtype=torch.bool, device=data.device).triu(1)
+    # (b, n, n): row = step, column = what it looks at
+    weights = (score - highest.transpose(1, 2)).masked_fill(future, -math.inf).exp()
+    kept = (state.highest[:, :, None] - highest).exp().transpose(1, 2)
+    total = weights @ data.transpose(1, 2) + kept * state.total[:, None]
+    weight = weights.sum(dim=2, keepdim=True) + kept * state.weight[:, None]
+    return total / weight, RunningSoftmax(total[:, -1], weight[:, -1], highest[:, :, -1])
