@@ -182,3 +182,12 @@ def running_softmax(data: Tensor, score: Tensor, state: RunningSoftmax | None = 
     total = weights @ data.transpose(1, 2) + kept * state.total[:, None]
     weight = weights.sum(dim=2, keepdim=True) + kept * state.weight[:, None]
     return total / weight, RunningSoftmax(total[:, -1], weight[:, -1], highest[:, :, -1])
+
+
+def refuse_unless_causal(network: nn.Module, name: str) -> None:
+    """Raise ValueError for a network that was built without ``causal=True``."""
+    if not getattr(network, "causal", False):
+        raise ValueError(
+            f"{name} was built with causal=False and looks ahead, expected a causal network; build and train it with "
+            f"causal=True, for example the preset {name}_causal"
+        )
