@@ -30,6 +30,7 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "atm_50": ATM50Config(),
     "brain_module": BrainModuleConfig(),
     "brain_module_image": BrainModuleConfig(n_convs=4, time_agg="linear"),
+    "brain_module_causal": BrainModuleConfig(n_convs=4, time_agg="linear", causal=True),
     "brain_module_demo": BrainModuleConfig(
         n_virtual=64,
         fourier_width=288,
@@ -43,6 +44,7 @@ PRESETS: dict[str, AnyEncoderConfig] = {
         dropout=0.1,
     ),
     "ts_conv": TSConvConfig(),
+    "ts_conv_causal": TSConvConfig(causal=True),
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "ts_conv_neurobridge": TSConvConfig(flatten="channel"),
     "ts_conv_ubp": TSConvConfig(mix=False, flatten="channel"),

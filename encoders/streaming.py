@@ -60,6 +60,8 @@ class StreamingEncoder:
         with torch.inference_mode():
             person = torch.tensor([subject], device=positions.device)
             self._beginning = network.start(positions, person)
+            # also the warm-up: the first call of a network is slower than the following ones
+            self._none = network.step(positions.new_zeros(1, self._n_channels, 1), self._beginning)[0][0, :0]
         self._state = self._beginning
 
     def push(self, chunk: Tensor) -> Tensor:
@@ -88,6 +90,8 @@ class StreamingEncoder:
             )
         if not bool(chunk.isfinite().all()):
             raise ValueError("chunk has NaN or infinite values, expected finite ones; interpolate the channel or reset")
+        if chunk.shape[1] == 0:
+            return self._none
         with torch.inference_mode():
             embeds, self._state = self._network.step(chunk[None], self._state)
         return embeds[0]

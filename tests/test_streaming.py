@@ -108,7 +108,8 @@ def test_training_mode_and_wrong_positions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("chunk", "said"), [(torch.zeros(16, 3), "17"), (torch.zeros(1, 17, 3), "17"), (torch.full((17, 2), torch.nan), "NaN")]
+    ("chunk", "said"),
+    [(torch.zeros(16, 3), "17"), (torch.zeros(1, 17, 3), "17"), (torch.full((17, 2), torch.nan), "NaN")],
 )
 def test_a_wrong_chunk_is_refused_and_leaves_the_state(chunk, said):
     network, (data, positions) = _network(CAUSAL["mean"]), _epoch()

@@ -114,11 +114,13 @@ class RunningSum:
 
 def running_mean(data: Tensor, state: RunningSum | None = None) -> tuple[Tensor, RunningSum]:
     """Average ``(b, f, n)`` over all steps so far; returns ``(b, n, f)``."""
-    n_seen = 0 if state is None else state.n_seen
-    total = data.cumsum(dim=2) if state is None else data.cumsum(dim=2) + state.total[:, :, None]
-    count = torch.arange(n_seen + 1, n_seen + 1 + data.shape[2], dtype=data.dtype, device=data.device)
+    if state is None:
+        state = RunningSum(data.new_zeros(data.shape[:2]), 0)
+    sums = torch.cat([state.total[:, :, None], data], dim=2).cumsum(dim=2)
+    n_seen = state.n_seen + data.shape[2]
+    count = torch.arange(state.n_seen + 1, n_seen + 1, dtype=data.dtype, device=data.device)
     # (b, f, n) -> (b, n, f)
-    return (total / count).transpose(1, 2), RunningSum(total[:, :, -1], n_seen + data.shape[2])
+    return (sums[:, :, 1:] / count).transpose(1, 2), RunningSum(sums[:, :, -1], n_seen)
 
 
 def running_courses(data: Tensor, course: Tensor, state: RunningSum | None = None) -> tuple[Tensor, RunningSum]:
@@ -142,16 +144,17 @@ def running_courses(data: Tensor, course: Tensor, state: RunningSum | None = Non
     ValueError
         If the epoch would be longer than the courses.
     """
-    n_seen = 0 if state is None else state.n_seen
-    end = n_seen + data.shape[2]
+    if state is None:
+        state = RunningSum(data.new_zeros(*data.shape[:2], len(course)), 0)
+    end = state.n_seen + data.shape[2]
     if end > course.shape[1]:
         raise ValueError(
-            f"learned time courses cover {course.shape[1]} samples, got {end}; end the epoch there and reset"
+            f"learned time courses cover {course.shape[1]} steps, got {end}; end the epoch there and reset"
         )
     # (b, f, n) and (k, n) -> (b, n, f, k)
-    products = data.transpose(1, 2)[..., None] * course[:, n_seen:end].T[:, None]
-    total = products.cumsum(dim=1) if state is None else products.cumsum(dim=1) + state.total[:, None]
-    return total, RunningSum(total[:, -1], end)
+    products = data.transpose(1, 2)[..., None] * course[:, state.n_seen : end].T[:, None]
+    sums = torch.cat([state.total[:, None], products], dim=1).cumsum(dim=1)
+    return sums[:, 1:], RunningSum(sums[:, -1], end)
 
 
 @dataclass(frozen=True)
@@ -174,14 +177,16 @@ def running_softmax(data: Tensor, score: Tensor, state: RunningSoftmax | None = 
             data.new_zeros(n_epochs, n_features), data.new_zeros(n_epochs, 1), data.new_full((n_epochs, 1), -math.inf)
         )
     n = data.shape[2]
-    highest = torch.maximum(score.cummax(dim=2).values, state.highest[:, :, None])
+    # the highest score before the chunk, then at each of its steps
+    highest = torch.cat([state.highest[:, :, None], score], dim=2).cummax(dim=2).values
+    last, highest = highest[:, :, -1], highest[:, :, 1:]
     future = torch.ones(n, n, dtype=torch.bool, device=data.device).triu(1)
     # (b, n, n): row = step, column = what it looks at
     weights = (score - highest.transpose(1, 2)).masked_fill(future, -math.inf).exp()
     kept = (state.highest[:, :, None] - highest).exp().transpose(1, 2)
-    total = weights @ data.transpose(1, 2) + kept * state.total[:, None]
-    weight = weights.sum(dim=2, keepdim=True) + kept * state.weight[:, None]
-    return total / weight, RunningSoftmax(total[:, -1], weight[:, -1], highest[:, :, -1])
+    total = torch.cat([state.total[:, None], weights @ data.transpose(1, 2) + kept * state.total[:, None]], dim=1)
+    weight = torch.cat([state.weight[:, None], weights.sum(dim=2, keepdim=True) + kept * state.weight[:, None]], dim=1)
+    return total[:, 1:] / weight[:, 1:], RunningSoftmax(total[:, -1], weight[:, -1], last)
 
 
 def refuse_unless_causal(network: nn.Module, name: str) -> None:

@@ -266,6 +266,8 @@ class BrainModule(nn.Module):
             If the network is not causal.
         """
         refuse_unless_causal(self, "brain_module")
+        if self.commutes:
+            return self.step(data, self.start(positions, subject))[0]
         embeds: Tensor = self.head(self.dropout(self.aggregate.step(self.features(data, positions, subject))[0]))
         return embeds
 
@@ -282,6 +284,12 @@ class BrainModule(nn.Module):
 
     def step(self, chunk: Tensor, state: BrainModuleState) -> tuple[Tensor, BrainModuleState]:
         """Continue epochs by a chunk, ``(b, c, n)`` to ``(b, n, embed_dim)``: the next steps of `over_time`."""
+        if self.commutes:
+            courses, aggregate = self.aggregate.step(chunk, state.aggregate)
+            # (b, n, c * k) -> (b, n, c, k), sensors mixed last as in forward
+            courses = courses.view(*courses.shape[:2], chunk.shape[1], -1)
+            mixed = state.mixing.unsqueeze(1) @ courses + state.offset.unsqueeze(1)
+            return self.head(self.dropout(mixed.flatten(2))), replace(state, aggregate=aggregate)
         data = state.mixing @ chunk + state.offset
         blocks = []
         for block, before in zip(self.blocks, state.blocks, strict=True):
