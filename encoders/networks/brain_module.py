@@ -13,7 +13,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from encoders.layers.causal import CausalConv1d, refuse_unless_causal, running_courses, running_mean, running_softmax
+from encoders.layers.causal import (
+    CausalConv1d,
+    mix_few,
+    refuse_unless_causal,
+    running_courses,
+    running_mean,
+    running_softmax,
+)
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.spatial_attention import SpatialAttention
 from encoders.layers.subject_layers import SubjectLayers
@@ -297,6 +304,6 @@ class BrainModule(nn.Module):
             data, after = block.step(data, before)
             blocks.append(after)
         if self.hidden is not None:
-            data = nn.functional.gelu(self.hidden(data))
+            data = nn.functional.gelu(mix_few(data, self.hidden.weight, self.hidden.bias))
         aggregated, aggregate = self.aggregate.step(data, state.aggregate)
         return self.head(self.dropout(aggregated)), replace(state, blocks=tuple(blocks), aggregate=aggregate)

@@ -1,0 +1,88 @@
+"""What one chunk of a running recording costs: causal encoders on one CPU thread, 20 ms of signal at a time.
+
+    python benchmarks/streaming_latency.py [--epochs N]
+
+Every epoch is 1 s at 100 Hz in chunks of two samples, pushed through `StreamingEncoder`; weights are untrained, which
+does not change the time. Writes its part of ``BENCHMARKS.md`` and ends with status 1 if the default causal encoder,
+``brain_module_causal``, takes more than 5 ms at the 95th percentile. About half a minute.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.report_file import write_section  # noqa: E402
+from encoders.build import PRESETS, SignalShape, build_encoder  # noqa: E402
+from encoders.streaming import StreamingEncoder  # noqa: E402
+
+SFREQ, N_TIMES, CHUNK, EMBED_DIM = 100.0, 100, 0.02, 1024
+DEFAULT, LIMIT_MS = "brain_module_causal", 5.0
+MONTAGES = {"EEG": 63, "MEG": 271}
+
+
+def causal_presets() -> list[str]:
+    """Return the names of the presets that look back only."""
+    return [name for name, config in PRESETS.items() if config.model_dump().get("causal")]
+
+
+def chunk_times(preset: str, n_channels: int, n_epochs: int) -> tuple[list[float], float]:
+    """Return the milliseconds of every chunk of ``n_epochs`` epochs, and the mean of CPU time alone."""
+    torch.manual_seed(0)
+    positions = torch.rand(n_channels, 2)
+    places = tuple((float(x), float(y)) for x, y in positions)
+    shape = SignalShape(n_channels, N_TIMES, SFREQ, 1, places)
+    stream = StreamingEncoder(build_encoder(PRESETS[preset], shape, EMBED_DIM).eval(), positions, 0)
+    taken: list[float] = []
+    used = 0.0
+    for epoch in range(n_epochs + 1):
+        for chunk in torch.randn(n_channels, N_TIMES).split(round(CHUNK * SFREQ), dim=1):
+            started, used_before = time.perf_counter(), time.process_time()
+            stream.push(chunk)
+            if epoch:  # the first one warms up
+                taken.append(1000 * (time.perf_counter() - started))
+                used += 1000 * (time.process_time() - used_before)
+        stream.reset()
+    return taken, used / len(taken)
+
+
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--epochs", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, slowest = [], 0.0
+    for preset in causal_presets():
+        for modality, n_channels in MONTAGES.items():
+            taken, used = chunk_times(preset, n_channels, arguments.epochs)
+            figures = [statistics.median(taken), quantile(taken, 0.95), max(taken), used]
+            rows.append(f"| {preset} | {modality}, {n_channels} |" + "".join(f" {one:.2f} |" for one in figures))
+            if preset == DEFAULT:
+                slowest = max(slowest, quantile(taken, 0.95))
+    verdict = "kept" if slowest <= LIMIT_MS else "NOT kept"
+    body = [
+        f"`python benchmarks/streaming_latency.py`: {1000 * CHUNK:.0f} ms of signal per chunk at {SFREQ:.0f} Hz, "
+        f"{arguments.epochs} epochs of {N_TIMES / SFREQ:.0f} s, 1 thread, float32, embed_dim {EMBED_DIM}.",
+        "",
+        "| encoder | channels | p50, ms | p95, ms | longest, ms | CPU time, mean, ms |",
+        "|---|---|---:|---:|---:|---:|",
+        *rows,
+        "",
+        f"Limit for `{DEFAULT}`: p95 of {LIMIT_MS:.0f} ms, {verdict} ({slowest:.2f} ms).",
+    ]
+    write_section("Latency of a streaming chunk", "\n".join(body))
+    return 0 if slowest <= LIMIT_MS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
