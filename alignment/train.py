@@ -10,7 +10,7 @@ split is read once, for the report, after selection on validation pictures has e
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,19 @@ from alignment.calibrate import combination
 from alignment.checkpoint import write_atomic
 from alignment.fit import FitConfig, fit
 from alignment.losses import AlignmentLossConfig, LogitScale, combined_loss
-from alignment.pairs import Pairs, TargetSplit, batch_rows, read_targets, record_pairs
+from alignment.pairs import Pairs, batch_rows, read_targets
 from alignment.projector import Projector, fit_projection
 from alignment.report import RidgeTable, fit_ridges, summary, test_report
 from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
+from alignment.study import DataConfig, Study
 from alignment.target_space import TargetSpace
 from encoders.build import PRESETS, EncoderConfig
 from encoders.fusion import LateFusion, LateFusionConfig
 from encoders.layers.constraints import penalties
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import LayoutName, standard_layout
-from encoders.simulate import BrainSimulator, SimulationConfig
-
-TRAIN_NOISE, VAL_NOISE = 1, 2
+from encoders.simulate import SimulationConfig
 
 
 class ModalityConfig(BaseModel):
@@ -57,17 +56,6 @@ class ModalityConfig(BaseModel):
         if self.encoder not in PRESETS:
             raise ValueError(f"encoder preset {self.encoder!r} is unknown, allowed are {sorted(PRESETS)}")
         return PRESETS[self.encoder]
-
-
-class DataConfig(BaseModel):
-    """How many pictures are shown how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n_train_images: int = Field(default=4000, gt=1)
-    train_repetitions: int = Field(default=1, gt=0, description="presentations per training picture and person")
-    n_val_images: int = Field(default=200, gt=1, description="gallery of the selection")
-    test_repetitions: int = Field(default=4, gt=0, description="averaged ones, for validation and test")
 
 
 class TrainConfig(BaseModel):
@@ -114,52 +102,39 @@ class AlignmentModule(nn.Module):
 
 
 class BrainTraining:
-    """Data, loss and selection of one run."""
+    """Network, loss and selection of one run on one study; the study is recorded here if it is not given."""
 
-    def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
+    def __init__(self, config: TrainConfig, runtime: Runtime, study: Study | None = None) -> None:
         if config.fusion.modality_dropout > 0:
             raise ValueError(
                 f"modality_dropout {config.fusion.modality_dropout} has no effect here: every step trains every "
                 "combination of modalities; set it to 0"
             )
         self.config, self.runtime = config, runtime
-        splits = read_targets(config.targets)
-        self.space = TargetSpace.fit(splits["train"].embeds)
-        self.train_embeds = _spread_over_concepts(splits["train"], config.data.n_train_images)
-        self.val_embeds = _spread_over_concepts(splits["val"], config.data.n_val_images)
-        self.simulator = BrainSimulator(
-            config.simulation, self.space.embed_dim, splits["train"].embeds, splits["train"].concepts
-        )
-        self.preprocessors = {
-            name: Preprocessor(default_preprocess(name, **one.preprocess), standard_layout(one.layout))
-            for name, one in config.modalities.items()
-        }
         self.encoders = {name: one.network() for name, one in config.modalities.items()}
-        repetitions = config.data.train_repetitions
-        self.train = self._pairs(self.train_embeds, repetitions, False, TRAIN_NOISE)
-        self.val = self._pairs(self.val_embeds, config.data.test_repetitions, True, VAL_NOISE)
+        self.study = study or record_study(config, runtime)
         torch.manual_seed(config.seed)
         fusion = build_fusion(
-            self.preprocessors, self.encoders, config.fusion, config.simulation.n_subjects, self.space.embed_dim
+            self.study.preprocessors, self.encoders, config.fusion, self.study.n_subjects, self.study.space.embed_dim
         )
-        self.positions = sensor_positions(self.preprocessors, runtime)
+        self.positions = sensor_positions(self.study.preprocessors, runtime)
         self.module = AlignmentModule(fusion, self.positions, config.loss)
-        self.targets = torch.from_numpy(self.space.standardise(self.train_embeds))
 
     @property
     def combinations(self) -> list[tuple[str, ...]]:
         """Every modality alone and, if there are several, all together."""
-        names = tuple(self.preprocessors)
+        names = tuple(self.study.preprocessors)
         return [(name,) for name in names] + ([names] if len(names) > 1 else [])
 
     def batch_at(self, step: int, rank: int, world: int) -> dict[str, Any]:
-        rows = batch_rows(len(self.train), self.config.batch_size, step, rank, world, self.config.seed)
-        picture = self.train.target[rows]
+        train = self.study.train
+        rows = batch_rows(len(train), self.config.batch_size, step, rank, world, self.config.seed)
+        picture = train.target[rows]
         return {
-            "data": {name: torch.from_numpy(one[rows].astype(np.float32)) for name, one in self.train.data.items()},
-            "subject": torch.from_numpy(self.train.subject[rows]),
+            "data": {name: torch.from_numpy(one[rows].astype(np.float32)) for name, one in train.data.items()},
+            "subject": torch.from_numpy(train.subject[rows]),
             "stimulus": torch.from_numpy(picture),
-            "target": self.targets[picture],
+            "target": self.study.targets[picture],
         }
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -180,11 +155,11 @@ class BrainTraining:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Score every combination on validation pictures; ``score`` is the mean top-1."""
         assert isinstance(module, AlignmentModule)
-        space = _mapped(self.space, module)
+        study, space = self.study, self.mapped_space(module)
         scores = {}
         for names in self.combinations:
-            embeds = self.encode(module.fusion, self.val, names)
-            report = report_similarity(space.similarity(embeds, self.val_embeds), self.val.target, n_bootstrap=1)
+            embeds = self.encode(module.fusion, study.val, names)
+            report = report_similarity(space.similarity(embeds, study.val_embeds), study.val.target, n_bootstrap=1)
             scores[f"{combination(names)}_top_1"] = report.top_1
             scores[f"{combination(names)}_two_way"] = report.two_way
         top_1 = [value for name, value in scores.items() if name.endswith("_top_1")]
@@ -194,33 +169,41 @@ class BrainTraining:
         data = {name: pairs.data[name] for name in names}
         return encode_pairs(fusion, data, self.positions, pairs.subject, self.runtime)
 
+    def mapped_space(self, module: nn.Module) -> TargetSpace:
+        """Give the target space as the trained map of the picture's side sees it."""
+        assert isinstance(module, AlignmentModule)
+        return self.study.space.with_basis(module.image_map.weight.detach().cpu().numpy().T)
+
     def export(self, weights: Mapping[str, Tensor]) -> BrainModel:
         """Assemble the model that serving loads, and fit its projection to raw image embeddings."""
         self.module.load_state_dict(dict(weights))
-        fusion = self.module.fusion.eval()
-        mean = self.space.mean
+        fusion, study = self.module.fusion.eval(), self.study
+        mean = study.space.mean
         fits = {}
         for names in self.combinations:
-            answers, held_out = (self.encode(fusion, pairs, names) for pairs in (self.train, self.val))
-            shown, expected = self.train_embeds[self.train.target], self.val_embeds[self.val.target]
+            answers, held_out = (self.encode(fusion, pairs, names) for pairs in (study.train, study.val))
+            shown, expected = study.train_embeds[study.train.target], study.val_embeds[study.val.target]
             fits[combination(names)] = fit_projection(answers, shown, (held_out, expected), mean)
         projector = Projector({k: one[0] for k, one in fits.items()}, {k: one[1] for k, one in fits.items()}, mean)
-        subjects = [f"sim-{index + 1:02d}" for index in range(self.config.simulation.n_subjects)]
-        space = _mapped(self.space, self.module)
         model = BrainModel(
-            self.preprocessors, self.encoders, self.config.fusion, subjects, space, projector, self.runtime
-        )
+            study.preprocessors, self.encoders, self.config.fusion, study.subjects, self.mapped_space(self.module),
+            projector, self.runtime,
+        )  # fmt: skip
         model.load_weights(fusion.state_dict())
         return model
 
     def ridges(self) -> RidgeTable:
-        return fit_ridges(self.train, self.val, self.train_embeds, self.val_embeds)
+        study = self.study
+        return fit_ridges(study.train, study.val, study.train_embeds, study.val_embeds)
 
-    def _pairs(self, embeds: NDArray[np.float32], n_repetitions: int, average: bool, seed: int) -> Pairs:
-        return record_pairs(
-            self.simulator, self.preprocessors, embeds, self.config.simulation.n_subjects,
-            n_repetitions=n_repetitions, average=average, seed=seed, progress=self.runtime.is_main,
-        )  # fmt: skip
+
+def record_study(config: TrainConfig, runtime: Runtime) -> Study:
+    """Record what a run trains and is selected on."""
+    preprocessors = {
+        name: Preprocessor(default_preprocess(name, **one.preprocess), standard_layout(one.layout))
+        for name, one in config.modalities.items()
+    }
+    return Study.record(config.targets, preprocessors, config.simulation, config.data, progress=runtime.is_main)
 
 
 def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -252,10 +235,10 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
         "selection": {"split": "val", "score": result.best_score, "step": result.best_step, "steps": result.step},
         "skipped_steps": result.n_skipped,
         "training_seconds": result.seconds,
-        "n_train_images": len(training.train_embeds),
+        "n_train_images": len(training.study.train_embeds),
         "train_repetitions": config.data.train_repetitions,
         "scores": test_report(
-            model, training.simulator, training.ridges(), test_embeds, training.combinations,
+            model, training.study.simulator, training.ridges(), test_embeds, training.combinations,
             n_repetitions=config.data.test_repetitions,
         ),
     }  # fmt: skip
@@ -264,36 +247,73 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
     return report
 
 
+def choose(
+    settings: Mapping[str, Any],
+    *,
+    encoder: str | None = None,
+    modalities: Sequence[str] = (),
+    steps: int | None = None,
+    seed: int | None = None,
+    targets: Path | None = None,
+) -> TrainConfig:
+    """Change what a command line may change in the settings of a config file.
+
+    Parameters
+    ----------
+    settings : mapping
+        As in the file.
+    encoder : str, optional
+        Preset of `encoders.build.PRESETS` for every modality.
+    modalities : sequence of str
+        Which of the file's modalities to use; empty for all.
+    steps, seed, targets : optional
+        Replace the file's values.
+
+    Returns
+    -------
+    TrainConfig
+
+    Raises
+    ------
+    ValueError
+        If a modality is not in the file, or the preset is unknown.
+    """
+    known = settings["modalities"]
+    missing = sorted(set(modalities) - set(known))
+    if missing:
+        raise ValueError(f"the config has the modalities {sorted(known)}, got {missing}; choose among them")
+    chosen = {name: known[name] for name in (modalities or known)}
+    if encoder is not None:
+        chosen = {name: {**one, "encoder": encoder} for name, one in chosen.items()}
+    changed: dict[str, Any] = {**settings, "modalities": chosen}
+    if steps is not None:
+        changed["fit"] = {**settings["fit"], "max_steps": steps}
+    changed |= {key: value for key, value in (("seed", seed), ("targets", targets)) if value is not None}
+    config = TrainConfig.model_validate(changed)
+    for one in config.modalities.values():
+        one.network()
+    return config
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alignment.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/")
     parser.add_argument("--run-dir", type=Path, help="default: out/<name of the config>")
     parser.add_argument("--targets", type=Path, help="file of targets, instead of the config's")
+    parser.add_argument("--encoder", help="preset for every modality, instead of the config's: see phosphene encoders")
+    parser.add_argument("--modality", action="append", default=[], help="use only this one (may be repeated)")
+    parser.add_argument("--steps", type=int, help="optimizer steps, instead of the config's")
+    parser.add_argument("--seed", type=int, help="instead of the config's")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue a killed run")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    settings = yaml.safe_load(arguments.config.read_text())
-    if arguments.targets is not None:
-        settings["targets"] = arguments.targets
-    config = TrainConfig.model_validate(settings)
+    config = choose(
+        yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
+        steps=arguments.steps, seed=arguments.seed, targets=arguments.targets,
+    )  # fmt: skip
     report = train(config, arguments.run_dir or Path("out") / arguments.config.stem, resume=arguments.resume)
     if report:
         print(summary(report["scores"]))
-
-
-def _mapped(space: TargetSpace, module: AlignmentModule) -> TargetSpace:
-    return space.with_basis(module.image_map.weight.detach().cpu().numpy().T)
-
-
-def _spread_over_concepts(split: TargetSplit, n: int) -> NDArray[np.float32]:
-    """Take up to ``n`` pictures, the same number of every concept as far as possible."""
-    seen: dict[int, int] = {}
-    turn = np.empty(len(split.concepts), np.int64)
-    for row, concept in enumerate(split.concepts.tolist()):
-        turn[row] = seen.setdefault(concept, 0)
-        seen[concept] += 1
-    chosen = np.sort(np.lexsort((np.arange(len(turn)), turn))[:n])
-    return split.embeds[chosen]
 
 
 if __name__ == "__main__":

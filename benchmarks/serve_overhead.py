@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignment.runtime import Runtime  # noqa: E402
+from benchmarks.report_file import write_section  # noqa: E402
 from encoders.readers import read_epochs  # noqa: E402
 from generation.pipeline import ReconstructionPipeline  # noqa: E402
 from serving.client import PhospheneClient  # noqa: E402
@@ -51,7 +52,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def measure(bundle: Path, data: Path, rounds: int, work: Path) -> str:
-    """Return the benchmark's Markdown section."""
+    """Return the benchmark's Markdown table."""
     work.mkdir(parents=True, exist_ok=True)
     shown = show_scenes(bundle, data, n_scenes=1, n_repetitions=4, subject=0, seed=0)
     file = shown.write(work, "npz")[0]
@@ -79,8 +80,6 @@ def measure(bundle: Path, data: Path, rounds: int, work: Path) -> str:
     wrong = sorted(set(statuses) - {200} - REFUSALS_ALLOWED)
     rows = {"bare pipeline call": direct, "POST /v1/generations": served, "overhead": overhead}
     lines = [
-        "## Service overhead at batch 1",
-        "",
         f"`python benchmarks/serve_overhead.py`, {rounds} rounds, 1 epoch, 1 picture, 1 thread each.",
         "",
         "| | p50, ms | p95, ms |",
@@ -104,9 +103,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "generation" / "demo_data")
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
-    section = measure(arguments.bundle, arguments.data, arguments.rounds, ROOT / "out" / "benchmark")
-    (ROOT / "BENCHMARKS.md").write_text("# Benchmarks\n\n" + section)
-    print(section)
+    table = measure(arguments.bundle, arguments.data, arguments.rounds, ROOT / "out" / "benchmark")
+    write_section("Service overhead at batch 1", table)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,16 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
+from encoders.networks.deep_conv_net import DeepConvNetConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.eegnet import EEGNetConfig
+from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
+from encoders.networks.eegnet_v1 import EEGNetV1Config
+from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
+from encoders.networks.lstm_cnn import LSTMCNNConfig
+from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
 
@@ -17,8 +25,17 @@ AnyEncoderConfig = (
     ATM50Config
     | ATMConfig
     | BrainModuleConfig
+    | DeepConvNetConfig
+    | EEGNetConfig
+    | EEGNetSSVEPConfig
+    | EEGNetV1Config
     | EEGProjectConfig
+    | LFCNNConfig
+    | LSTMCNNConfig
+    | ShallowConvNetConfig
     | TSConvConfig
+    | VARCNNConfig
+    | WaveletCNNConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 
@@ -50,6 +67,19 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "ts_conv_ubp": TSConvConfig(mix=False, flatten="channel"),
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
+    "eegnet": EEGNetConfig(),
+    "eegnet_embed": EEGNetConfig(n_temporal=16, depth=4, n_pointwise=64, dropout=0.25, head_norm=1.0),
+    "eegnet_ssvep": EEGNetSSVEPConfig(),
+    "eegnet_v1": EEGNetV1Config(),
+    "deep_conv_net": DeepConvNetConfig(),
+    "shallow_conv_net": ShallowConvNetConfig(),
+    "shallow_conv_net_original": ShallowConvNetConfig(pool=0.3, stride=0.06),
+    "lf_cnn": LFCNNConfig(),
+    "var_cnn": VARCNNConfig(),
+    "lstm_cnn": LSTMCNNConfig(),
+    "cnn_lstm": LSTMCNNConfig(name="cnn_lstm"),
+    "wavelet_cnn": WaveletCNNConfig(),
+    "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 
@@ -172,17 +173,16 @@ def load_encoder(folder: Path) -> tuple[nn.Module, EncoderInfo]:
     ValueError
         If the folder is incomplete or its files do not belong together.
     """
+    missing = [name for name in (INFO, STATE) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no {missing[0]}; make it with `phosphene import`")
     try:
         info = EncoderInfo.model_validate_json((folder / INFO).read_text())
         state = load_file(folder / STATE)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} has no {Path(str(error.filename)).name}; make it with `phosphene import`"
-        ) from error
     except ValidationError as error:
-        raise ValueError(
-            f"{folder / INFO} is not readable: {error.errors()[0]['msg']}; import the encoder again"
-        ) from error
+        raise ValueError(f"{folder / INFO} is not readable: {error.errors()[0]['msg']}; import it again") from error
+    except SafetensorError as error:
+        raise ValueError(f"{folder / STATE} is damaged ({error}); import it again") from error
     return _loaded(info, state), info
 
 

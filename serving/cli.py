@@ -11,6 +11,7 @@ from pathlib import Path
 _GENERATION = Path(__file__).resolve().parents[1] / "generation"
 DEMO_BUNDLE = _GENERATION / "demo_bundle"
 DEMO_DATA = _GENERATION / "demo_data"
+ENCODER_CONFIG = DEMO_DATA / "encoder.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--pictures", action="store_true", help="judge decoded pictures too (minutes)")
     _data_option(evaluate)
 
-    imported = _command(commands, "import", _import, "turn a published encoder's checkpoint into an encoder", False)
+    encoders = _command(commands, "encoders", _encoders, "list the encoders with size and source", bundle=False)
+    encoders.add_argument("--presets", action="store_true", help="list the named sizes of each too")
+
+    train = _command(commands, "train", _train, "train an encoder on the simulated study of the demo", bundle=False)
+    train.add_argument("--encoder", metavar="NAME", help="a name of `phosphene encoders`; default: the config's")
+    train.add_argument("--modality", action="append", default=[], metavar="M", help="eeg or meg; default: both, fused")
+    train.add_argument("--config", type=Path, default=ENCODER_CONFIG, metavar="FILE", help="default: %(default)s")
+    train.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="log, checkpoints, model, report")
+    train.add_argument("--steps", type=int, metavar="N", help="optimizer steps; default: the config's")
+    train.add_argument("--seed", type=int, metavar="S", help="of weights and order; default: the config's")
+    _data_option(train)
+
+    imported = _command(commands, "import", _import, "turn a published checkpoint into an encoder", bundle=False)
     imported.add_argument("kind", choices=("atm", "nice", "ubp", "neurobridge"), help="what the file is")
     imported.add_argument("file", type=Path, nargs="+", help="checkpoint of torch (.pth, .pt, .ckpt); nice has two")
     imported.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the encoder")
@@ -75,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target", default="", metavar="NAME", help="image model, if not the publication's usual one"
     )
 
-    embed = _command(commands, "embed", _embed, "embed a recording with an imported encoder", False)
+    embed = _command(commands, "embed", _embed, "embed a recording with an imported encoder", bundle=False)
     embed.add_argument("encoder", type=Path, metavar="DIR", help="folder that `phosphene import` wrote")
     embed.add_argument("file", type=Path, help="a recording of epochs")
     embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="npz of embeddings")
@@ -95,13 +108,12 @@ def _command(
     name: str,
     run: Callable[[argparse.Namespace], int],
     text: str,
+    *,
     bundle: bool = True,
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if bundle:
-        command.add_argument(
-            "--bundle", type=Path, default=DEMO_BUNDLE, metavar="DIR", help="default: the shipped demo"
-        )
+        command.add_argument("--bundle", type=Path, default=DEMO_BUNDLE, metavar="DIR", help="default: the demo")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(run=run)
     return command
@@ -191,6 +203,42 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             arguments.bundle, arguments.data, seed=arguments.seed, pictures=arguments.pictures
         )
     print(json.dumps(scores) if arguments.json else "\n".join(score_lines(scores)))
+    return 0
+
+
+def _encoders(arguments: argparse.Namespace) -> int:
+    from encoders.catalogue import REFERENCE_SHAPE, REFERENCE_WIDTH, catalogue
+
+    entries = catalogue()
+    if arguments.json:
+        print(json.dumps([entry.to_json() for entry in entries]))
+        return 0
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        print(f"{entry.name:{width}}  {entry.n_parameters:>11,}  {entry.source}")
+        if arguments.presets:
+            print(f"{'':{width}}  {'':>11}  presets: {', '.join(entry.presets)}")
+    shape = f"{REFERENCE_SHAPE.n_channels} channels x {REFERENCE_SHAPE.n_times} samples"
+    print(f"{len(entries)} encoders; parameters for {shape}, one person, {REFERENCE_WIDTH} outputs")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from alignment.report import summary
+    from alignment.train import choose, train
+
+    config = choose(
+        yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
+        steps=arguments.steps, seed=arguments.seed, targets=arguments.data / "targets.safetensors",
+    )  # fmt: skip
+    report = train(config, arguments.run_dir)
+    if arguments.json:
+        print(json.dumps(report))
+    elif report:
+        print(summary(report["scores"]))
+        print(f"model and report are in {arguments.run_dir}. {report['data']}")
     return 0
 
 

@@ -8,8 +8,16 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.atm import ATM50Config, ATMConfig
 from encoders.networks.brain_module import BrainModuleConfig
+from encoders.networks.deep_conv_net import DeepConvNetConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.eegnet import EEGNetConfig
+from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
+from encoders.networks.eegnet_v1 import EEGNetV1Config
+from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
+from encoders.networks.lstm_cnn import LSTMCNNConfig
+from encoders.networks.shallow_conv_net import ShallowConvNetConfig
 from encoders.networks.ts_conv import TSConvConfig
+from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
 SMALL = {
     "atm": ATMConfig(width=100, feedforward=32, n_filters=16),
@@ -32,6 +40,20 @@ SMALL = {
     "ts_conv_ubp": PRESETS["ts_conv_ubp"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
+    "eegnet": EEGNetConfig(n_pointwise=32, kernel=0.1, dropout=0.0, head_norm=1.0),
+    "eegnet_people": EEGNetConfig(subject_layers=True, n_pointwise=32, kernel=0.1, dropout=0.0, head_norm=1.0),
+    "eegnet_ssvep": EEGNetSSVEPConfig(n_filters=16, kernel=0.05, dropout=0.0),
+    "eegnet_v1": EEGNetV1Config(dropout=0.0, n_maps=8),
+    "deep_conv_net": DeepConvNetConfig(dropout=0.0),
+    "shallow_conv_net": ShallowConvNetConfig(dropout=0.0),
+    "lf_cnn": LFCNNConfig(dropout=0.1),
+    "var_cnn": VARCNNConfig(dropout=0.1),
+    "lstm_cnn": LSTMCNNConfig(hidden=24, layers=1),
+    "cnn_lstm": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1),
+    "lstm_cnn_causal": LSTMCNNConfig(hidden=24, layers=1, causal=True),
+    "cnn_lstm_attention": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, bidirectional=True, pooling="attention"),
+    "wavelet_cnn": WaveletCNNConfig(width=16),
+    "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 SHAPE = SignalShape(17, 64, 100.0, 3)
@@ -101,7 +123,7 @@ def test_g3_overfits_64_epochs(config):
     targets = functional.normalize(torch.randn(64, 32), dim=-1)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     accuracy, step = 0.0, 0
-    while accuracy < 0.95 and step < 200:
+    while accuracy < 0.95 and step < 400:
         optimizer.zero_grad()
         logits = 20 * functional.normalize(network(data, positions, subject), dim=-1) @ targets.T
         functional.cross_entropy(logits, torch.arange(64)).backward()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_bundle import make_tiny_bundle, tiny_recording
+from toy_brain import write_toy_targets
 
 from serving.cli import main
 from serving.rendering import SOURCE_TYPE, contact_sheet
@@ -43,7 +44,8 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     listed = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(name in listed for name in ("serve", "decode", "simulate", "evaluate", "demo"))
+    commands = ("serve", "decode", "simulate", "evaluate", "encoders", "train", "import", "embed", "demo")
+    assert all(name in listed for name in commands)
     assert "generated estimates" in " ".join(listed.split())
 
 
@@ -127,3 +129,35 @@ def test_the_command_is_installed() -> None:
         pytest.skip("the package is not installed in this environment")
     found = subprocess.run([command, "--help"], capture_output=True, text=True, check=True, env=os.environ)
     assert "decode" in found.stdout
+
+
+def test_encoders_are_listed_with_size_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encoders", "--json"]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["eeg_project"]["n_parameters"] > 17e6 and "UBP" in entries["eeg_project"]["source"]
+    assert main(["encoders", "--presets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in entries) and "brain_module_demo" in printed
+
+
+def test_train_runs_a_chosen_encoder_on_chosen_modalities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {
+        "modalities": {"eeg": {"layout": "things_eeg2_63", "encoder": "brain_module_demo"}},
+        "simulation": {"n_subjects": 1},
+        "data": {"n_train_images": 40, "n_val_images": 10, "train_repetitions": 1, "test_repetitions": 2},
+        "fit": {"max_steps": 50, "lr": 0.001},
+        "batch_size": 20,
+        "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(json.dumps(settings | {"targets": "overridden"}))
+    write_toy_targets(tmp_path / "targets.safetensors")
+    arguments = ["train", "--config", str(tmp_path / "config.yaml"), "--data", str(tmp_path), "--steps", "2"]
+    assert main([*arguments, "--encoder", "eeg_project", "--run-dir", str(tmp_path / "run")]) == 0
+    assert "eeg       single" in capsys.readouterr().out
+    trained = json.loads((tmp_path / "run" / "brain" / "brain.json").read_text())
+    assert trained["encoders"]["eeg"]["name"] == "eeg_project"
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["selection"]["steps"] == 2
+    assert main([*arguments, "--encoder", "nonsense", "--run-dir", str(tmp_path / "other")]) == 2
+    assert "'nonsense' is unknown" in capsys.readouterr().err
+    assert main([*arguments, "--modality", "meg", "--run-dir", str(tmp_path / "other")]) == 2
+    assert "the config has the modalities ['eeg'], got ['meg']" in capsys.readouterr().err

@@ -160,9 +160,7 @@ def test_large_requests_run_in_batches_and_count_all_steps(unclip: Backend, runt
 
 @pytest.mark.parametrize("noise_level", [0, 300])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_unclip_agrees_with_the_pipeline_of_diffusers(
-    unclip: Backend, noise_level: int, guidance_scale: float
-) -> None:
+def test_unclip_agrees_with_the_pipeline_of_diffusers(unclip: Backend, noise_level: int, guidance_scale: float) -> None:
     from diffusers import StableUnCLIPImg2ImgPipeline
 
     stock = StableUnCLIPImg2ImgPipeline.from_pretrained(unclip.folder)

@@ -13,9 +13,8 @@ import pytest
 import torch
 import yaml
 
-from alignment import train as module
+from alignment import study
 from alignment.brain_model import BrainModel
-from alignment.pairs import TargetSplit
 from alignment.runtime import Runtime
 from alignment.train import BrainTraining, TrainConfig, train
 from encoders.simulate import BrainSimulator
@@ -97,19 +96,13 @@ def test_the_test_split_is_not_read_before_the_report(tmp_path: Path, monkeypatc
             raise AssertionError("the test split was read")
 
     splits: dict[str, Any] = {**toy_splits(), "test": Untouchable()}
-    monkeypatch.setattr(module, "read_targets", lambda path: splits)
+    monkeypatch.setattr(study, "read_targets", lambda path: splits)
     config = TrainConfig.model_validate(settings(tmp_path))
     training = BrainTraining(config, Runtime(device="cpu"))
     assert set(training.validate(training.module)) >= {"score", "eeg_top_1", "eeg+meg_two_way"}
     batch = training.batch_at(0, 0, 1)
     loss, logs = training.loss(training.module, batch)
     assert torch.isfinite(loss) and "eeg+meg_contrastive" in logs
-
-
-def test_pictures_are_spread_over_concepts() -> None:
-    split = TargetSplit(np.arange(12, dtype="f")[:, None], np.repeat([5, 6, 7], [8, 2, 2]))
-    assert module._spread_over_concepts(split, 6).ravel().tolist() == [0, 1, 8, 9, 10, 11]
-    assert len(module._spread_over_concepts(split, 100)) == 12
 
 
 def test_settings_that_do_nothing_or_do_not_exist_are_refused(tmp_path: Path) -> None:

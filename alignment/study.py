@@ -1,0 +1,117 @@
+"""A simulated study: people, recordings of training and validation pictures, and the targets that go with them.
+
+Everything that does not depend on a network, so that many networks can be trained on the same recordings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from alignment.pairs import Pairs, TargetSplit, read_targets, record_pairs
+from alignment.target_space import TargetSpace
+from encoders.preprocess import Preprocessor
+from encoders.simulate import BrainSimulator, SimulationConfig
+
+TRAIN_NOISE, VAL_NOISE = 1, 2
+
+
+class DataConfig(BaseModel):
+    """How many pictures are shown how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_train_images: int = Field(default=4000, gt=1)
+    train_repetitions: int = Field(default=1, gt=0, description="presentations per training picture and person")
+    n_val_images: int = Field(default=200, gt=1, description="gallery of the selection")
+    test_repetitions: int = Field(default=4, gt=0, description="averaged ones, for validation and test")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Recordings of training and validation pictures.
+
+    Attributes
+    ----------
+    simulator : BrainSimulator
+    preprocessors : mapping of str to Preprocessor
+        Fitted on training epochs, one per modality.
+    space : TargetSpace
+        Fitted on the training targets.
+    train_embeds, val_embeds : ndarray, (n, d), float32
+        Raw embeddings of the pictures that ``train.target`` and ``val.target`` count.
+    train : Pairs
+        Single presentations.
+    val : Pairs
+        Averaged presentations.
+    targets : Tensor, (n, d), float32
+        Standardised ``train_embeds``.
+    """
+
+    simulator: BrainSimulator
+    preprocessors: Mapping[str, Preprocessor]
+    space: TargetSpace
+    train_embeds: NDArray[np.float32]
+    val_embeds: NDArray[np.float32]
+    train: Pairs
+    val: Pairs
+    targets: Tensor
+
+    @property
+    def n_subjects(self) -> int:
+        return self.simulator.config.n_subjects
+
+    @property
+    def subjects(self) -> list[str]:
+        """Names of the people, in the order of their indices."""
+        return [f"sim-{index + 1:02d}" for index in range(self.n_subjects)]
+
+    @classmethod
+    def record(
+        cls,
+        targets: Path,
+        preprocessors: Mapping[str, Preprocessor],
+        simulation: SimulationConfig,
+        data: DataConfig,
+        *,
+        progress: bool = False,
+    ) -> "Study":
+        """Show pictures of the training and validation splits to every person; the test split is not touched."""
+        splits = read_targets(targets)
+        space = TargetSpace.fit(splits["train"].embeds)
+        train_embeds = _spread_over_concepts(splits["train"], data.n_train_images)
+        val_embeds = _spread_over_concepts(splits["val"], data.n_val_images)
+        simulator = BrainSimulator(simulation, space.embed_dim, splits["train"].embeds, splits["train"].concepts)
+
+        def pairs(embeds: NDArray[np.float32], n_repetitions: int, average: bool, seed: int) -> Pairs:
+            return record_pairs(
+                simulator, preprocessors, embeds, simulation.n_subjects, n_repetitions=n_repetitions, average=average,
+                seed=seed, progress=progress,
+            )  # fmt: skip
+
+        return cls(
+            simulator=simulator,
+            preprocessors=preprocessors,
+            space=space,
+            train_embeds=train_embeds,
+            val_embeds=val_embeds,
+            train=pairs(train_embeds, data.train_repetitions, False, TRAIN_NOISE),
+            val=pairs(val_embeds, data.test_repetitions, True, VAL_NOISE),
+            targets=torch.from_numpy(space.standardise(train_embeds)),
+        )
+
+
+def _spread_over_concepts(split: TargetSplit, n: int) -> NDArray[np.float32]:
+    """Take up to ``n`` pictures, the same number of every concept as far as possible."""
+    seen: dict[int, int] = {}
+    turn = np.empty(len(split.concepts), np.int64)
+    for row, concept in enumerate(split.concepts.tolist()):
+        turn[row] = seen.setdefault(concept, 0)
+        seen[concept] += 1
+    chosen = np.sort(np.lexsort((np.arange(len(turn)), turn))[:n])
+    return split.embeds[chosen]

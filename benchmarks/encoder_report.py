@@ -1,0 +1,97 @@
+"""The tables of `encoder_table.py`: reads finished jobs, pools seeds, and writes sections of ``BENCHMARKS.md``."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from alignment.retrieval import report_similarity
+from benchmarks.report_file import write_section
+
+COLUMNS = (
+    "| | parameters | train, epochs/s | infer, epochs/s | steps | seeds | single: top-1 | top-5 "
+    "| averaged: top-1 | top-5 | x ridge, single / averaged | share of ideal, averaged |"
+)
+RULE = "|---|" + "---:|" * 11
+
+
+def write_tables(
+    work: Path, layout_names: Mapping[tuple[str, ...], str], max_steps: int, max_seconds: float
+) -> None:
+    """Write one section per choice of modalities, from whatever jobs are finished."""
+    results = [json.loads(file.read_text()) for file in sorted(work.glob("*/result.json"))]
+    yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks-eeg+meg-yardsticks-0"), None)
+    if yardsticks is None:
+        raise SystemExit("the yardsticks are not finished; run the benchmark first")
+    for modalities, title in layout_names.items():
+        mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != yardsticks]
+        mine = [one for one in mine if one.get("group") not in {None, "yardsticks"}]
+        if mine:
+            body = preamble(max_steps, max_seconds) + table(mine, yardsticks, work, "+".join(modalities))
+            write_section(f"Encoders on the simulated study: {title}", body)
+
+
+def preamble(max_steps: int, max_seconds: float) -> str:
+    """Say what was done and under which conditions."""
+    machine = platform.processor() or platform.machine()
+    return (
+        "`make bench-encoders`. **Simulated** recordings (true lead fields, four people) of procedural pictures; no "
+        f"real brain took part. Same data for all: 32,000 single presentations of 4,000 pictures; at most {max_steps} "
+        f"steps of 256 epochs and {max_seconds:.0f} s of training steps on one CPU thread ({machine}, torch "
+        f"{torch.__version__}); weights selected on 200 validation pictures. Test: 200 unseen concepts x 4 "
+        "people, single presentations (n = 3,200) and averages of 4 (n = 800); greedy top-1 and top-5 of 200, chance "
+        "0.005 and 0.025; in brackets 95 % intervals over pictures, seeds pooled.\n\n"
+    )
+
+
+def table(results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Path, key: str) -> str:
+    """Lay out one table, best first."""
+    ideal = {label: scores["top_1"] for label, scores in yardsticks["ideal_observer"][key].items()}
+    ridge = {label: scores["top_1"] for label, scores in yardsticks["ridge"][key].items()}
+    averaged = next(label for label in ridge if label != "single")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        rows.setdefault(one["title"], []).append(one)
+    lines = []
+    for title, runs in rows.items():
+        if any("error" in run for run in runs):
+            lines.append((-1.0, f"| {title} | {runs[0]['error'].replace('|', '/')} |" + " |" * 10))
+            continue
+        single, mean = (pooled(runs, work, key, label) for label in ("single", averaged))
+        ratios = [scores["top_1"] / ridge[label] for label, scores in (("single", single), (averaged, mean))]
+        lines.append((
+            mean["top_1"],
+            f"| {title} | {runs[0]['n_parameters']:,} | {np.median([run['train_rate'] for run in runs]):,.0f} "
+            f"| {np.median([run['inference_rate'] for run in runs]):,.0f} | {runs[0]['steps']} | {len(runs)} "
+            f"| {figure(single, 'top_1')} | {single['top_5']:.3f} | {figure(mean, 'top_1')} | {mean['top_5']:.3f} "
+            f"| {ratios[0]:.2f} / {ratios[1]:.2f} | {mean['top_1'] / ideal[averaged]:.2f} |",
+        ))  # fmt: skip
+    lines.sort(key=lambda line: -line[0])
+    fixed = []
+    for who in ("ideal_observer", "ridge"):
+        single, mean = yardsticks[who][key]["single"], yardsticks[who][key][averaged]
+        ratios = [single["top_1"] / ridge["single"], mean["top_1"] / ridge[averaged]]
+        fixed.append(
+            f"| *{who.replace('_', ' ')}* | | | | | | {figure(single, 'top_1')} | {single['top_5']:.3f} "
+            f"| {figure(mean, 'top_1')} | {mean['top_5']:.3f} | {ratios[0]:.2f} / {ratios[1]:.2f} "
+            f"| {mean['top_1'] / ideal[averaged]:.2f} |"
+        )
+    return "\n".join([COLUMNS, RULE, *fixed, *(line for _, line in lines)])
+
+
+def figure(scores: Mapping[str, Any], name: str) -> str:
+    low, high = scores[f"interval_{name}"]
+    return f"{scores[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def pooled(runs: list[dict[str, Any]], work: Path, key: str, label: str) -> dict[str, Any]:
+    """Score all seeds of one row together; pictures, not rows, are what the interval resamples."""
+    stored = [load_file(work / run["job"] / f"{key}.safetensors") for run in runs]
+    similarity = np.concatenate([one[f"{label}_scores"] for one in stored])
+    target = np.concatenate([one[f"{label}_target"] for one in stored])
+    return report_similarity(similarity, target).to_json()
