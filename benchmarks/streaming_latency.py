@@ -1,10 +1,11 @@
-"""What one chunk of a running recording costs, and what causal filters change: encoders on one CPU thread, 20 ms chunks.
+"""What one chunk of a running recording costs on one CPU thread, and what causal filters change.
 
     python benchmarks/streaming_latency.py [--epochs N]
 
-Every epoch is 1 s at 100 Hz in chunks of two samples, pushed through `StreamingEncoder`; weights are untrained, which
-does not change the time. The filters are compared on a simulated person's evoked response. Writes two parts of ``BENCHMARKS.md`` and ends with status 1 if the default causal encoder,
-``brain_module_causal``, takes more than 5 ms at the 95th percentile. About half a minute.
+Every epoch is 1 s at 100 Hz in chunks of 20 ms, pushed through `StreamingEncoder`; weights are untrained, which does
+not change the time. The filters are compared on a simulated person's evoked response. Writes two parts of
+``BENCHMARKS.md`` and ends with status 1 if the default causal encoder, ``brain_module_causal``, takes more than 5 ms at
+the 95th percentile: measure on a machine with nothing else to do. About half a minute.
 """
 
 import argparse
@@ -105,8 +106,8 @@ def main() -> int:
     ]
     write_section("Latency of a streaming chunk", "\n".join(body))
     body = [
-        "`python benchmarks/streaming_latency.py`: default preprocessing (40 Hz low-pass, 1 kHz to 100 Hz) of a simulated "
-        "person, 40 responses averaged; zero-phase FIR of training against Butterworth filters with state.",
+        "`python benchmarks/streaming_latency.py`: default preprocessing (40 Hz low-pass, 1 kHz to 100 Hz) of a "
+        "simulated person, 40 responses averaged; zero-phase FIR of training against Butterworth filters with state.",
         "",
         "| | high-pass | wait | correlation | relative rms difference | lag, ms |",
         "|---|---|---|---:|---:|---:|",
