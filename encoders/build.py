@@ -13,9 +13,12 @@ from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.eegnet import EEGNetConfig
 from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
 from encoders.networks.eegnet_v1 import EEGNetV1Config
+from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
+from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
+from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
@@ -30,9 +33,12 @@ AnyEncoderConfig = (
     | EEGNetSSVEPConfig
     | EEGNetV1Config
     | EEGProjectConfig
+    | HybridConfig
     | LFCNNConfig
     | LSTMCNNConfig
     | ShallowConvNetConfig
+    | SpatioTemporalTransformerConfig
+    | STGATEConfig
     | TSConvConfig
     | VARCNNConfig
     | WaveletCNNConfig
@@ -80,6 +86,21 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm"),
     "wavelet_cnn": WaveletCNNConfig(),
     "wavelet_cnn_people": WaveletCNNConfig(subject_layers=True),
+    "gat": HybridConfig(name="gat"),
+    "cnn_gat": HybridConfig(name="cnn_gat"),
+    "transformer_gat": HybridConfig(name="transformer_gat"),
+    "cnn_transformer": HybridConfig(name="cnn_transformer"),
+    "cnn_transformer_causal": HybridConfig(name="cnn_transformer", causal=True),
+    "cnn_transformer_published": HybridConfig(
+        name="cnn_transformer", width=40, heads=10, layers=6, pool=0.3, stride=0.06, dropout=0.5
+    ),
+    "transformer_cnn": HybridConfig(name="transformer_cnn"),
+    "cnn_transformer_gat": HybridConfig(name="cnn_transformer_gat"),
+    "wavelet_cnn_gat": HybridConfig(name="wavelet_cnn_gat"),
+    "spatio_temporal_transformer": SpatioTemporalTransformerConfig(),
+    "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(features="band_power", window=0.25),
+    "stgate": STGATEConfig(),
+    "stgate_people": STGATEConfig(subject_layers=True),
 }
 
 

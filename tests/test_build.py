@@ -13,9 +13,12 @@ from encoders.networks.eeg_project import EEGProjectConfig
 from encoders.networks.eegnet import EEGNetConfig
 from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
 from encoders.networks.eegnet_v1 import EEGNetV1Config
+from encoders.networks.hybrid import HybridConfig
 from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.shallow_conv_net import ShallowConvNetConfig
+from encoders.networks.spatio_temporal_transformer import SpatioTemporalTransformerConfig
+from encoders.networks.stgate import STGATEConfig
 from encoders.networks.ts_conv import TSConvConfig
 from encoders.networks.wavelet_cnn import WaveletCNNConfig
 
@@ -54,6 +57,21 @@ SMALL = {
     "cnn_lstm_attention": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, bidirectional=True, pooling="attention"),
     "wavelet_cnn": WaveletCNNConfig(width=16),
     "wavelet_cnn_attention": WaveletCNNConfig(wavelet="db2", width=16, attention_heads=2, subject_layers=True),
+    "gat": HybridConfig(name="gat", width=16, heads=2, neighbours="learned"),
+    "cnn_gat": HybridConfig(name="cnn_gat", width=16, heads=2, n_filters=8),
+    "transformer_gat": HybridConfig(name="transformer_gat", width=16, heads=2, layers=1),
+    "cnn_transformer": HybridConfig(name="cnn_transformer", width=16, heads=2, layers=1, subject_layers=True),
+    "cnn_transformer_causal": HybridConfig(name="cnn_transformer", width=16, heads=2, layers=1, causal=True),
+    "transformer_cnn": HybridConfig(name="transformer_cnn", width=16, heads=2, layers=1),
+    "cnn_transformer_gat": HybridConfig(name="cnn_transformer_gat", width=16, heads=2, layers=1, n_filters=12),
+    "wavelet_cnn_gat": HybridConfig(name="wavelet_cnn_gat", width=16, heads=2, n_filters=8),
+    "spatio_temporal_transformer": SpatioTemporalTransformerConfig(
+        width=16, spatial_layers=1, temporal_layers=1, n_readouts=8, subject_layers=True
+    ),
+    "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(
+        features="band_power", window=0.25, width=16, spatial_layers=1, temporal_layers=1, n_readouts=8
+    ),
+    "stgate": STGATEConfig(width=16, heads=4, layers=1, subject_layers=True),
 }
 EVERY = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 SHAPE = SignalShape(17, 64, 100.0, 3)
