@@ -4,8 +4,9 @@ from torch.nn import functional as F
 
 from encoders.layers.causal import (
     CausalConv1d,
-    CausalSelfAttention,
+    attend_to_past,
     running_courses,
+    running_dense,
     running_mean,
     running_softmax,
 )
@@ -23,22 +24,33 @@ def _in_chunks(step, data, size, axis):
     return torch.cat(outputs, dim=axis)
 
 
+def _attention(n_heads, window=0):
+    """Self-attention of (b, 6, n) with fixed projections to (b, n, 6)."""
+    project = torch.nn.Linear(6, 18)
+
+    def step(chunk, cache):
+        # (b, 6, n) -> (b, n, 18) -> three of (b, n_heads, n, 6 / n_heads)
+        parts = project(chunk.transpose(1, 2)).unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+        heard, cache = attend_to_past(*parts, cache, window)
+        return heard.transpose(1, 2).flatten(2), cache
+
+    return step
+
+
 def _kinds():
     torch.manual_seed(0)
-    conv, attention, windowed = CausalConv1d(6, 5, 3, 4), CausalSelfAttention(6, 2), CausalSelfAttention(6, 3, window=9)
-    course, score = torch.randn(3, N_TIMES), torch.nn.Conv1d(6, 1, 1)
+    conv, attention, windowed = CausalConv1d(6, 5, 3, 4), _attention(2), _attention(3, window=9)
+    course, score, dense = torch.randn(3, N_TIMES), torch.nn.Conv1d(6, 1, 1), torch.randn(4, N_TIMES, 6)
     with torch.no_grad():
         score.weight.mul_(20)  # scores far apart: the running maximum has work to do
 
-    def on_tokens(layer):
-        return lambda chunk, state: layer.step(chunk.transpose(1, 2), state)
-
     return {
         "conv": (conv.step, 2),
-        "attention": (on_tokens(attention), 1),
-        "windowed attention": (on_tokens(windowed), 1),
+        "attention": (attention, 1),
+        "windowed attention": (windowed, 1),
         "mean": (running_mean, 1),
         "courses": (lambda chunk, state: running_courses(chunk, course, state), 1),
+        "dense": (lambda chunk, state: running_dense(chunk.transpose(1, 2), dense, state), 1),
         "softmax": (lambda chunk, state: running_softmax(chunk, score(chunk), state), 1),
     }
 
@@ -88,34 +100,31 @@ def test_conv_forward_is_its_step_and_equals_a_shifted_centred_convolution():
     assert layer.reach == 8 and layer.step(data, None)[1].shape == (2, 6, 8)
 
 
-@torch.no_grad()
-def test_attention_equals_the_library_with_a_causal_mask():
+def test_attention_equals_the_library():
     torch.manual_seed(0)
-    layer, tokens = CausalSelfAttention(8, 2), torch.randn(3, 12, 8)
-    library = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-    library.in_proj_weight.copy_(layer.project.weight)
-    library.in_proj_bias.copy_(layer.project.bias)
-    library.out_proj.load_state_dict(layer.out.state_dict())
-    mask = torch.nn.Transformer.generate_square_subsequent_mask(12)
-    expected, _ = library(tokens, tokens, tokens, attn_mask=mask)
-    torch.testing.assert_close(layer(tokens), expected, atol=1e-5, rtol=1e-5)
+    query, key, value = torch.randn(3, 2, 4, 12, 5)
+    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(attend_to_past(query, key, value)[0], expected, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
 def test_a_window_forgets_and_bounds_the_cache():
     torch.manual_seed(0)
-    layer, tokens = CausalSelfAttention(8, 2, window=4), torch.randn(1, 20, 8)
-    other = tokens.clone()
-    other[:, :10] = torch.randn(1, 10, 8)
-    assert torch.equal(layer(tokens)[:, 13:], layer(other)[:, 13:])
-    assert not torch.equal(layer(tokens)[:, 12], layer(other)[:, 12])
-    assert layer.step(tokens, None)[1].keys.shape[2] == 3
+    query, key, value = torch.randn(3, 1, 2, 20, 4)
+    other = [one.clone() for one in (key, value)]
+    for one in other:
+        one[:, :, :10] = torch.randn(1, 2, 10, 4)
+    (old, cache), (new, _) = attend_to_past(query, key, value, None, 4), attend_to_past(query, *other, None, 4)
+    assert torch.equal(old[:, :, 13:], new[:, :, 13:]) and not torch.equal(old[:, :, 12], new[:, :, 12])
+    assert cache.keys.shape[2] == 3
 
 
 @torch.no_grad()
 def test_aggregations_at_the_last_step_equal_the_whole_epoch():
     torch.manual_seed(0)
     data, course, score = torch.randn(2, 6, N_TIMES), torch.randn(3, N_TIMES), 30 * torch.randn(2, 1, N_TIMES)
+    tokens, dense = data.transpose(1, 2), torch.randn(4, N_TIMES, 6)
+    flat = tokens.flatten(1) @ dense.flatten(1).T
+    torch.testing.assert_close(running_dense(tokens, dense)[0][:, -1], flat, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(running_mean(data)[0][:, -1], data.mean(-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(running_courses(data, course)[0][:, -1], data @ course.T, atol=1e-4, rtol=1e-5)
     weighted = (data * score.softmax(-1)).sum(-1)
@@ -129,11 +138,10 @@ def test_running_softmax_survives_enormous_scores():
     assert out[0, :, 0].tolist() == [1.0, 2.0, 3.0, 3.0]
 
 
-def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="divide"):
-        CausalSelfAttention(6, 4)
-    with pytest.raises(ValueError, match="window"):
-        CausalSelfAttention(6, 2, window=-1)
+def test_more_steps_than_an_epoch_has_are_refused():
     _, state = running_courses(torch.zeros(1, 2, 4), torch.zeros(1, 5))
     with pytest.raises(ValueError, match="reset"):
         running_courses(torch.zeros(1, 2, 2), torch.zeros(1, 5), state)
+    _, state = running_dense(torch.zeros(1, 4, 2), torch.zeros(3, 5, 2))
+    with pytest.raises(ValueError, match="reset"):
+        running_dense(torch.zeros(1, 2, 2), torch.zeros(3, 5, 2), state)

@@ -3,6 +3,8 @@ import torch
 
 from encoders.build import PRESETS, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
+from encoders.networks.hybrid import HybridConfig
+from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.ts_conv import TSConvConfig
 from encoders.streaming import StreamingEncoder
 
@@ -18,6 +20,14 @@ CAUSAL = {
     "ts_conv": TSConvConfig(causal=True),
     "ts_conv people": TSConvConfig(causal=True, subject_layers=True),
     "ts_conv by channel": TSConvConfig(causal=True, mix=False, flatten="channel"),
+    "lstm_cnn": LSTMCNNConfig(hidden=24, layers=2, causal=True),
+    "lstm_cnn last": LSTMCNNConfig(hidden=24, layers=1, pool=3, pooling="last", causal=True),
+    "cnn_lstm": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, causal=True, subject_layers=True),
+    "cnn_lstm one tap": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1, taps=1, pool=1, causal=True),
+    "cnn_transformer": HybridConfig(name="cnn_transformer", width=16, heads=2, causal=True),
+    "cnn_transformer with gaps": HybridConfig(
+        name="cnn_transformer", width=16, heads=2, pool=0.02, stride=0.05, causal=True, subject_layers=True
+    ),
 }
 EVERY = pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
 
@@ -61,7 +71,7 @@ def test_the_future_leaves_the_past_bit_identical(config):
     network = _network(config)
     (data, positions), subject = _epoch(), torch.tensor([0])
     out = network.over_time(data[None], positions, subject)
-    samples_per_step = 64 // out.shape[1]
+    samples_per_step = next(n for n in range(1, 65) if 64 // n == out.shape[1])
     for now in (10, 30, 50):
         other = data.clone()
         other[:, now:] = 50 * torch.randn(17, 64 - now)
@@ -82,7 +92,7 @@ def test_the_last_step_is_the_forward_pass(config):
     torch.testing.assert_close(last, network(data, positions, subject), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["brain_module", "ts_conv", "eeg_project", "atm"])
+@pytest.mark.parametrize("name", ["brain_module", "ts_conv", "eeg_project", "atm", "lstm_cnn", "cnn_transformer"])
 def test_networks_that_look_ahead_are_refused(name):
     network = build_encoder(PRESETS[name], SHAPE, 32).eval()
     with pytest.raises(ValueError, match="causal=True"):
@@ -91,7 +101,7 @@ def test_networks_that_look_ahead_are_refused(name):
 
 def test_over_time_and_start_of_a_network_that_looks_ahead_are_refused():
     (data, positions), subject = _epoch(), torch.tensor([0])
-    for name in ("brain_module", "ts_conv"):
+    for name in ("brain_module", "ts_conv", "lstm_cnn", "cnn_lstm", "cnn_transformer", "gat"):
         network = build_encoder(PRESETS[name], SHAPE, 32).eval()
         with pytest.raises(ValueError, match="causal=True"):
             network.over_time(data[None], positions, subject)
@@ -121,7 +131,7 @@ def test_a_wrong_chunk_is_refused_and_leaves_the_state(chunk, said):
     assert torch.equal(stream.push(data[:, 20:]), untouched.push(data[:, 20:]))
 
 
-@pytest.mark.parametrize("name", ["linear", "ts_conv"])
+@pytest.mark.parametrize("name", ["linear", "ts_conv", "lstm_cnn", "cnn_lstm", "cnn_transformer"])
 def test_an_epoch_longer_than_the_network_is_refused_until_reset(name):
     network, (data, positions) = _network(CAUSAL[name]), _epoch()
     stream = StreamingEncoder(network, positions, 0)
@@ -139,7 +149,7 @@ def test_an_epoch_of_a_mean_network_may_go_on():
 
 
 def test_an_empty_chunk_gives_no_step():
-    for name in ("mean", "linear", "attention", "ts_conv"):
+    for name in ("mean", "linear", "attention", "ts_conv", "lstm_cnn", "cnn_lstm", "cnn_transformer"):
         stream = StreamingEncoder(_network(CAUSAL[name]), _epoch()[1], 0)
         stream.push(torch.zeros(17, 12))
         assert stream.push(torch.zeros(17, 0)).shape == (0, 32)

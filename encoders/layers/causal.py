@@ -57,59 +57,38 @@ class KeysAndValues:
     values: Tensor
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a step attends to itself and to earlier steps.
+def attend_to_past(
+    query: Tensor, key: Tensor, value: Tensor, cache: KeysAndValues | None = None, window: int = 0
+) -> tuple[Tensor, KeysAndValues]:
+    """Let the next steps attend to themselves and to earlier ones.
 
     Parameters
     ----------
-    width, n_heads : int
-        ``n_heads`` must divide ``width``.
-    dropout : float
-        On the attention weights.
+    query, key, value : Tensor, (b, n_heads, n, f)
+        Of the next ``n`` steps.
+    cache : KeysAndValues, optional
+        Of the steps before; none at the beginning.
     window : int
         Steps that a step sees, itself included, which also bounds the cache; 0 for all of the past.
 
-    Raises
-    ------
-    ValueError
-        If the heads do not divide the width, or the window is negative.
+    Returns
+    -------
+    Tensor, (b, n_heads, n, f)
+    KeysAndValues
 
     References
     ----------
     Vaswani et al. 2017, arXiv:1706.03762 (masked attention).
     """
-
-    def __init__(self, width: int, n_heads: int, dropout: float = 0.0, window: int = 0) -> None:
-        super().__init__()
-        if width % n_heads:
-            raise ValueError(f"{n_heads} heads do not divide a width of {width}; expected a divisor, change one")
-        if window < 0:
-            raise ValueError(f"attention window is {window} steps, expected 0 (all) or more; pass 0 or a length")
-        self.n_heads, self.window = n_heads, window
-        self.project = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map ``(b, t, width)`` to the same shape."""
-        return self.step(tokens, None)[0]
-
-    def step(self, chunk: Tensor, cache: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
-        """Map ``(b, n, width)`` to the same shape, attending to the cache as well."""
-        b, n, width = chunk.shape
-        # (b, n, 3 * width) -> three of (b, n_heads, n, width / n_heads)
-        queries, keys, values = self.project(chunk).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            keys, values = torch.cat([cache.keys, keys], dim=2), torch.cat([cache.values, values], dim=2)
-        n_seen = keys.shape[2]
-        age = torch.arange(n_seen - n, n_seen, device=chunk.device)[:, None] - torch.arange(n_seen, device=chunk.device)
-        hidden = age < 0 if self.window == 0 else (age < 0) | (age >= self.window)
-        scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
-        weights = self.dropout(scores.masked_fill(hidden, -math.inf).softmax(dim=-1))
-        # (b, n_heads, n, width / n_heads) -> (b, n, width)
-        out: Tensor = self.out((weights @ values).transpose(1, 2).flatten(2))
-        first = max(n_seen - self.window + 1, 0) if self.window else 0
-        return out, KeysAndValues(keys[:, :, first:], values[:, :, first:])
+    if cache is not None:
+        key, value = torch.cat([cache.keys, key], dim=2), torch.cat([cache.values, value], dim=2)
+    n, n_seen = query.shape[2], key.shape[2]
+    age = torch.arange(n_seen - n, n_seen, device=query.device)[:, None] - torch.arange(n_seen, device=query.device)
+    hidden = age < 0 if window == 0 else (age < 0) | (age >= window)
+    scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
+    weights = scores.masked_fill(hidden, -math.inf).softmax(dim=-1)
+    first = max(n_seen - window + 1, 0) if window else 0
+    return weights @ value, KeysAndValues(key[:, :, first:], value[:, :, first:])
 
 
 @dataclass(frozen=True)
@@ -161,6 +140,40 @@ def running_courses(data: Tensor, course: Tensor, state: RunningSum | None = Non
         )
     # (b, f, n) and (k, n) -> (b, n, f, k)
     products = data.transpose(1, 2)[..., None] * course[:, state.n_seen : end].T[:, None]
+    sums = torch.cat([state.total[:, None], products], dim=1).cumsum(dim=1)
+    return sums[:, 1:], RunningSum(sums[:, -1], end)
+
+
+def running_dense(tokens: Tensor, weight: Tensor, state: RunningSum | None = None) -> tuple[Tensor, RunningSum]:
+    """Apply a dense layer over all steps of an epoch after each of them, with zero for those to come; without bias.
+
+    Parameters
+    ----------
+    tokens : Tensor, (b, s, f)
+        The next steps.
+    weight : Tensor, (d, n_steps, f)
+        Of the whole epoch.
+    state : RunningSum, optional
+        ``total`` (b, d).
+
+    Returns
+    -------
+    Tensor, (b, s, d)
+    RunningSum
+
+    Raises
+    ------
+    ValueError
+        If the epoch would have more steps than the layer.
+    """
+    if state is None:
+        state = RunningSum(tokens.new_zeros(len(tokens), len(weight)), 0)
+    end = state.n_seen + tokens.shape[1]
+    if end > weight.shape[1]:
+        raise ValueError(
+            f"the dense layer reads epochs of {weight.shape[1]} steps, got {end}; end the epoch there and reset"
+        )
+    products = torch.einsum("bsf,dsf->bsd", tokens, weight[:, state.n_seen : end])
     sums = torch.cat([state.total[:, None], products], dim=1).cumsum(dim=1)
     return sums[:, 1:], RunningSum(sums[:, -1], end)
 

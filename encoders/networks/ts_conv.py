@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoders.layers.causal import RunningSum, refuse_unless_causal
+from encoders.layers.causal import RunningSum, refuse_unless_causal, running_dense
 from encoders.layers.residual_projection import ResidualProjection
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.subject_layers import SubjectLayers
@@ -165,11 +165,6 @@ class TSConv(TemporalSpatialConv):
             chunk = state.mixing @ chunk
         seen = torch.cat([state.tail, chunk], dim=2)
         n_steps = (seen.shape[2] - self.silence) // self.stride
-        if state.projected.n_seen + n_steps > self.n_steps:
-            raise ValueError(
-                f"ts_conv embeds epochs of {self.n_steps} steps of {self.stride} samples, got more; end the epoch "
-                "there and reset"
-            )
         if n_steps == 0:
             none = chunk.new_empty(len(chunk), 0, state.projected.total.shape[1])
             return none, TSConvState(state.mixing, seen, state.projected)
@@ -180,14 +175,10 @@ class TSConv(TemporalSpatialConv):
     def _project(self, tokens: Tensor, state: RunningSum | None) -> tuple[Tensor, RunningSum]:
         """Apply the projection after each of the next tokens, ``(b, s, n)`` to ``(b, s, embed_dim)``."""
         weight = self.head.linear.weight
-        if state is None:
-            state = RunningSum(weight.new_zeros(len(tokens), len(weight)), 0)
-        end = state.n_seen + tokens.shape[1]
         # the part of the dense layer that reads each token, (embed_dim, s, n)
         if self.order == "position":
             parts = weight.view(len(weight), self.n_steps, self.token_width)
         else:
             parts = weight.view(len(weight), self.token_width, self.n_steps).transpose(1, 2)
-        products = torch.einsum("bsn,dsn->bsd", tokens, parts[:, state.n_seen : end])
-        sums = torch.cat([state.total[:, None], products], dim=1).cumsum(dim=1)
-        return self.head.refine(sums[:, 1:] + self.head.linear.bias), RunningSum(sums[:, -1], end)
+        sums, state = running_dense(tokens, parts, state)
+        return self.head.refine(sums + self.head.linear.bias), state
