@@ -31,6 +31,37 @@ def test_published_receptive_field_is_135_samples():
     assert reached[0] == 100 - 67 and reached[-1] == 100 + 67
 
 
+def test_causal_receptive_field_is_the_same_135_samples_all_of_them_past():
+    torch.manual_seed(0)
+    config = BrainModuleConfig(n_virtual=8, fourier_width=32, width=8, head_width=8, causal=True)
+    network = BrainModule(config, SignalShape(8, 200, 120.0, 1), 4).double().eval()
+    data, positions = torch.randn(1, 8, 200, dtype=torch.float64), torch.rand(8, 2, dtype=torch.float64)
+    data.requires_grad_()
+    network.features(data, positions, torch.zeros(1, dtype=torch.int64))[0, :, 150].sum().backward()
+    reached = data.grad[0].abs().sum(0).nonzero()[:, 0]
+    assert reached[0] == 150 - 134 and reached[-1] == 150
+
+
+def test_a_causal_network_has_the_published_parameter_count():
+    config = BrainModuleConfig(causal=True)
+    network = build_encoder(config, SignalShape(271, 361, 120.0, 1), 1024)
+    assert _count(network) == 7_596_754 + 72_900
+
+
+def test_a_sample_more_than_67_steps_away_leaves_an_output_unchanged():
+    torch.manual_seed(0)
+    network = BrainModule(
+        BrainModuleConfig(n_virtual=8, fourier_width=32, width=8, head_width=8), SignalShape(8, 200, 120.0, 1), 4
+    ).eval()
+    data, positions, subject = torch.randn(1, 8, 200), torch.rand(8, 2), torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        expected = network.features(data, positions, subject)[0, :, 100]
+        for sample, is_near in ((32, False), (90, True), (110, True), (168, False)):
+            other = data.clone()
+            other[:, :, sample] += 1000.0
+            assert torch.equal(network.features(other, positions, subject)[0, :, 100], expected) != is_near
+
+
 @pytest.mark.parametrize("config", [NARROW, DEMO], ids=["published", "demo"])
 def test_the_same_weights_read_63_and_271_sensors(config):
     torch.manual_seed(0)

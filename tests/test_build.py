@@ -34,12 +34,16 @@ SMALL = {
     "brain_module_attention": BrainModuleConfig(
         n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="attention"
     ),
+    "brain_module_causal": BrainModuleConfig(
+        n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="linear", causal=True
+    ),
     "brain_module_demo": PRESETS["brain_module_demo"],
     "query_decoder": QueryDecoderConfig(width=32, n_heads=8, feedforward=32),
     "query_decoder_people": QueryDecoderConfig(
         width=32, n_heads=8, feedforward=32, encoder_layers=1, subject_layers=True, dropout=0.1
     ),
     "ts_conv": TSConvConfig(),
+    "ts_conv_causal": PRESETS["ts_conv_causal"],
     "ts_conv_people": PRESETS["ts_conv_people"],
     "ts_conv_neurobridge": PRESETS["ts_conv_neurobridge"],
     "ts_conv_ubp": PRESETS["ts_conv_ubp"],

@@ -94,3 +94,35 @@ def test_runs_on_the_meg_array():
     shape = SignalShape(271, 201, 200.0, 1)
     network = TSConv(TSConvConfig(), shape, 16).eval()
     assert network(*_inputs(shape)).shape == (3, 16)
+
+
+@torch.no_grad()
+def test_causal_tokens_are_those_of_the_signal_with_silence_in_front():
+    torch.manual_seed(0)
+    shape = SignalShape(5, 100, 250.0, 1)
+    causal = TSConv(TSConvConfig(causal=True), shape, 16).eval()
+    assert causal.n_steps == 20 and causal.silence == 75 - 5
+    plain = TSConv(TSConvConfig(), SignalShape(5, 170, 250.0, 1), 16).eval()
+    plain.load_state_dict(causal.state_dict())
+    data, positions, subject = _inputs(shape)
+    padded = functional.pad(data, (70, 0))
+    torch.testing.assert_close(causal.tokens(data, positions, subject), plain.tokens(padded, positions, subject))
+    torch.testing.assert_close(causal(data, positions, subject), plain(padded, positions, subject))
+
+
+@torch.no_grad()
+def test_a_step_appears_as_soon_as_a_stride_is_complete():
+    torch.manual_seed(0)
+    shape = SignalShape(5, 43, 250.0, 1)
+    network = TSConv(TSConvConfig(causal=True), shape, 16).eval()
+    data, positions, subject = _inputs(shape, n=1)
+    state, counts = network.start(positions, subject), []
+    for sample in data.split(1, dim=2):
+        out, state = network.step(sample, state)
+        counts.append(out.shape[1])
+    assert counts == [0, 0, 0, 0, 1] * 8 + [0, 0, 0]  # three samples are left over, as in the published network
+
+
+def test_a_causal_stride_that_leaves_out_samples_is_refused():
+    with pytest.raises(ValueError, match="stride of at most 3 samples"):
+        TSConv(TSConvConfig(kernel=0.02, pool=0.02, stride=0.05, causal=True), SignalShape(5, 64, 100.0, 1), 16)

@@ -28,6 +28,9 @@ class ResidualProjection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(b, n_features)`` to ``(b, embed_dim)``."""
-        hidden: Tensor = self.linear(features)
+        return self.refine(self.linear(features))
+
+    def refine(self, hidden: Tensor) -> Tensor:
+        """Apply what follows the first dense layer, ``(..., embed_dim)`` to the same."""
         out: Tensor = self.norm(hidden + self.residual(hidden))
         return out

@@ -34,6 +34,10 @@ class SubjectLayers(nn.Module):
             weight = torch.randn(n_subjects, n_channels, n_channels) / math.sqrt(n_channels)
         self.weight = nn.Parameter(weight)
 
+    def matrices(self, subject: Tensor) -> Tensor:
+        """Look up the matrix of each person, (b, c, c); arguments as in `forward`."""
+        return torch.cat([self.weight, self.weight.mean(dim=0, keepdim=True)])[subject]
+
     def forward(self, data: Tensor, subject: Tensor) -> Tensor:
         """Mix channels.
 
@@ -47,5 +51,4 @@ class SubjectLayers(nn.Module):
         -------
         Tensor, (b, c, t), float32
         """
-        table = torch.cat([self.weight, self.weight.mean(dim=0, keepdim=True)])
-        return table.to(data.dtype)[subject] @ data
+        return self.matrices(subject).to(data.dtype) @ data

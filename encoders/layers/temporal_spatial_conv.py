@@ -73,14 +73,15 @@ class TemporalSpatialConv(nn.Module):
         self.register_buffer("pooling", _moving_sum(n_times, pool), persistent=False)
 
     def convolve(self, data: Tensor) -> Tensor:
-        """Map epochs ``(b, c, t)`` to tokens ``(b, n_steps, n_filters)``."""
-        n_epochs, n_channels, _ = data.shape
+        """Map epochs ``(b, c, t)`` to tokens ``(b, n_steps, n_filters)``; shorter data gives the first of them."""
+        n_epochs, n_channels, n_times = data.shape
+        pooling = self.pooling[:n_times, : n_times - self.pool + 1]
         # (b, c, t) -> (b, s, c, k): the signal's moving sums in overlapping windows, one per kept time step
-        windows = (data @ self.pooling).unfold(2, self.kernel, self.stride).transpose(1, 2)
+        windows = (data @ pooling).unfold(2, self.kernel, self.stride).transpose(1, 2)
         maps = F.linear(windows, self.temporal.weight.squeeze(1) / self.pool, self.temporal.bias)
         # (b, s, c, n) -> (b, n, s, c), channels last in memory, as the normalisation wants it, and back
         maps = F.elu(self.temporal_norm(maps.permute(0, 3, 1, 2)), inplace=True).permute(0, 2, 3, 1)
-        maps = maps.reshape(n_epochs, self.n_steps, n_channels * self.token_width)
+        maps = maps.reshape(n_epochs, windows.shape[1], n_channels * self.token_width)
         # (n_out, n, c, 1) -> (n_out, c * n)
         weight = self.spatial.weight.squeeze(3).transpose(1, 2).flatten(1)
         maps = F.linear(maps, weight, self.spatial.bias)

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.layers.causal import KeysAndValues, attend_to_past
+
+Caches = tuple[KeysAndValues | None, ...]
+
 
 class TransformerBlock(nn.Module):
     """Self-attention and a GELU layer, each normalised before and added after.
@@ -77,7 +81,16 @@ class TransformerBlock(nn.Module):
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
             (query,) = self._split(F.linear(normed[:, :n_out], weight[:width], bias[:width]))
             key, value = self._split(F.linear(normed, weight[width:], bias[width:]))
-        heard = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self._add(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=self.causal))
+
+    def step(self, tokens: Tensor, cache: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
+        """Continue a causal block by the next tokens, ``(b, n, width)``; the state is keys and values so far."""
+        assert self.causal, "only a causal block has steps"
+        query, key, value = self._split(self.query_key_value(self.attention_norm(tokens)))
+        heard, cache = attend_to_past(query, key, value, cache)
+        return self._add(tokens, heard), cache
+
+    def _add(self, tokens: Tensor, heard: Tensor) -> Tensor:
         # (b, h, n, f) -> (b, n, h * f)
         tokens = tokens + self.project(heard.transpose(1, 2).flatten(2))
         out: Tensor = tokens + self.hidden(tokens)
@@ -106,9 +119,7 @@ class TransformerEncoder(nn.Module):
         self, width: int, heads: int, n_layers: int, dropout: float, causal: bool = False, expansion: int = 4
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, dropout, causal, expansion) for _ in range(n_layers)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout, causal, expansion) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, n_out: int | None = None) -> Tensor:
@@ -118,6 +129,15 @@ class TransformerEncoder(nn.Module):
             tokens = block(tokens, n_out if i == last else None)
         out: Tensor = self.norm(tokens)
         return out
+
+    def step(self, tokens: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
+        """Continue a causal stack by the next tokens, with one cache per block; all None at the beginning."""
+        after: list[KeysAndValues | None] = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, TransformerBlock)
+            tokens, grown = block.step(tokens, cache)
+            after.append(grown)
+        return self.norm(tokens), tuple(after)
 
 
 class PatchTransformer(nn.Module):

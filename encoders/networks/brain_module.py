@@ -1,21 +1,32 @@
 """BrainModule: spatial attention over sensor positions, subject layers, dilated convolutions, temporal aggregation.
 
 One set of weights reads any montage, because everything behind the attention sees virtual channels only. Written from
-the paper's equations; the defaults are the published sizes.
+the paper's equations; the defaults are the published sizes. With ``causal=True`` convolutions look back only and every
+sample gets an embedding of the epoch so far, so that a decoder can answer while a recording runs.
 """
 
 import math
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from encoders.layers.causal import (
+    CausalConv1d,
+    mix_few,
+    refuse_unless_causal,
+    running_courses,
+    running_mean,
+    running_softmax,
+)
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.spatial_attention import SpatialAttention
 from encoders.layers.subject_layers import SubjectLayers
 
 DILATIONS = (1, 2, 4, 8, 16)
+BlockState = tuple[Tensor | None, Tensor | None]
 
 
 class BrainModuleConfig(BaseModel):
@@ -37,6 +48,7 @@ class BrainModuleConfig(BaseModel):
     time_agg: Literal["mean", "linear", "attention"] = "mean"
     n_time_weights: int = Field(1, gt=0, description="learned time courses of time_agg='linear'")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the aggregated features")
+    causal: bool = Field(False, description="look back only, for use while a recording runs")
 
     def build(self, shape: SignalShape, embed_dim: int) -> "BrainModule":
         """Build the untrained network."""
@@ -46,23 +58,46 @@ class BrainModuleConfig(BaseModel):
 class ConvBlock(nn.Module):
     """Dilated convolution, batch norm, GELU, residual where widths agree, and on every second block a gate (GLU)."""
 
-    def __init__(self, n_in: int, width: int, dilation: int, gated: bool, zero_init: bool) -> None:
+    def __init__(
+        self, n_in: int, width: int, dilation: int, gated: bool, zero_init: bool, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(n_in, width, 3, padding=dilation, dilation=dilation)
+        self.conv = _conv(n_in, width, dilation, causal)
         self.norm = nn.BatchNorm1d(width)
-        self.gate = nn.Conv1d(width, 2 * width, 3, padding=1) if gated else None
+        self.gate = _conv(width, 2 * width, 1, causal) if gated else None
         self.is_residual = n_in == width
         self.scale = nn.Parameter(torch.zeros(width, 1)) if zero_init else None
 
     def forward(self, data: Tensor) -> Tensor:
-        out: Tensor = nn.functional.gelu(self.norm(self.conv(data)))
+        out = self._activate(data, self.conv(data))
+        return out if self.gate is None else self._gate(data, self.gate(out))
+
+    def step(self, chunk: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """Continue a causal block; the state is the tail of its convolution and that of its gate."""
+        assert isinstance(self.conv, CausalConv1d), "only a causal block has steps"
+        out, tail = self.conv.step(chunk, state[0])
+        out = self._activate(chunk, out)
+        if self.gate is None:
+            return out, (tail, None)
+        assert isinstance(self.gate, CausalConv1d)
+        gated, gate_tail = self.gate.step(out, state[1])
+        return self._gate(chunk, gated), (tail, gate_tail)
+
+    def _activate(self, data: Tensor, convolved: Tensor) -> Tensor:
+        out = nn.functional.gelu(self.norm(convolved))
         if self.scale is not None:
-            if self.gate is not None:
-                out = nn.functional.glu(self.gate(out), dim=1)
-            return data + self.scale * out
-        if self.is_residual:
-            out = data + out
-        return out if self.gate is None else nn.functional.glu(self.gate(out), dim=1)
+            return out if self.gate is not None else data + self.scale * out
+        return data + out if self.is_residual else out
+
+    def _gate(self, data: Tensor, gated: Tensor) -> Tensor:
+        out = nn.functional.glu(gated, dim=1)
+        return out if self.scale is None else data + self.scale * out
+
+
+def _conv(n_in: int, n_out: int, dilation: int, causal: bool) -> nn.Conv1d:
+    if causal:
+        return CausalConv1d(n_in, n_out, 3, dilation)
+    return nn.Conv1d(n_in, n_out, 3, padding=dilation, dilation=dilation)
 
 
 class TimeAggregation(nn.Module):
@@ -91,6 +126,19 @@ class TimeAggregation(nn.Module):
             return weighted
         return data.mean(dim=-1, keepdim=True)
 
+    def step(self, chunk: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Aggregate the epoch so far, at every step of ``(b, f, n)``; returns ``(b, n, f * n_weights)``.
+
+        Learned courses count the future as zero, attention and the mean leave it out. The last step of an epoch is
+        what `forward` gives.
+        """
+        if self.course is not None and self.bias is not None:
+            sums, state = running_courses(chunk, self.course, state)
+            return (sums + self.bias).flatten(2), state
+        if self.score is not None:
+            return running_softmax(chunk, self.score(chunk), state)
+        return running_mean(chunk, state)
+
 
 def _tiling_wavelets(n_weights: int, n_times: int) -> Tensor:
     """Return unit-norm, zero-mean Gaussian-windowed cosines and sines in turn, spread evenly, (n_weights, n_times)."""
@@ -100,6 +148,16 @@ def _tiling_wavelets(n_weights: int, n_times: int) -> Tensor:
     phase = (index % 2)[:, None] * math.pi / 2
     waves = torch.exp(-0.5 * times.square()) * torch.cos(2 * math.pi / 3 * times + phase)
     return nn.functional.normalize(waves - waves.mean(dim=1, keepdim=True), dim=1)
+
+
+@dataclass(frozen=True)
+class BrainModuleState:
+    """What a running epoch leaves behind: the front end of its montage and person, tails, and the running aggregate."""
+
+    mixing: Tensor
+    offset: Tensor
+    blocks: tuple[BlockState, ...]
+    aggregate: Any = None
 
 
 class BrainModule(nn.Module):
@@ -138,6 +196,7 @@ class BrainModule(nn.Module):
                 "use time_agg='linear' or n_time_weights=1"
             )
         n = config.n_virtual
+        self.causal = config.causal
         self.attention = SpatialAttention(
             n, config.fourier_width, config.spatial_dropout, "anchored" if is_linear else "random"
         )
@@ -146,7 +205,12 @@ class BrainModule(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 ConvBlock(
-                    n if i == 0 else config.width, config.width, DILATIONS[i % len(DILATIONS)], i % 2 == 1, is_linear
+                    n if i == 0 else config.width,
+                    config.width,
+                    DILATIONS[i % len(DILATIONS)],
+                    i % 2 == 1,
+                    is_linear,
+                    config.causal,
                 )
                 for i in range(config.n_convs)
             )
@@ -199,3 +263,52 @@ class BrainModule(nn.Module):
             aggregated = self.aggregate(self.features(data, positions, subject))
         embeds: Tensor = self.head(self.dropout(aggregated.flatten(1)))
         return embeds
+
+    def over_time(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
+        """Embed, at every sample, the epoch up to and with it; the last step is what `forward` gives.
+
+        Returns
+        -------
+        Tensor, (b, t, embed_dim), float32
+            In evaluation mode no step depends on later samples. In training, batch norm's statistics do.
+
+        Raises
+        ------
+        ValueError
+            If the network is not causal.
+        """
+        refuse_unless_causal(self, "brain_module")
+        if self.commutes:
+            return self.step(data, self.start(positions, subject))[0]
+        embeds: Tensor = self.head(self.dropout(self.aggregate.step(self.features(data, positions, subject))[0]))
+        return embeds
+
+    def start(self, positions: Tensor, subject: Tensor) -> BrainModuleState:
+        """Begin epochs of one montage, (c, 2) or (b, c, 2), and of known people, (b,), for `step`.
+
+        Everything in front of the convolutions is linear and the same at every sample, so it becomes one matrix.
+        """
+        refuse_unless_causal(self, "brain_module")
+        people = self.people.matrices(subject)
+        mixing = people @ self.mix.weight.squeeze(2) @ self.attention.weights(positions)
+        assert self.mix.bias is not None
+        return BrainModuleState(mixing, people @ self.mix.bias[:, None], tuple((None, None) for _ in self.blocks))
+
+    def step(self, chunk: Tensor, state: BrainModuleState) -> tuple[Tensor, BrainModuleState]:
+        """Continue epochs by a chunk, ``(b, c, n)`` to ``(b, n, embed_dim)``: the next steps of `over_time`."""
+        if self.commutes:
+            courses, aggregate = self.aggregate.step(chunk, state.aggregate)
+            # (b, n, c * k) -> (b, n, c, k), sensors mixed last as in forward
+            courses = courses.view(*courses.shape[:2], chunk.shape[1], -1)
+            mixed = state.mixing.unsqueeze(1) @ courses + state.offset.unsqueeze(1)
+            return self.head(self.dropout(mixed.flatten(2))), replace(state, aggregate=aggregate)
+        data = state.mixing @ chunk + state.offset
+        blocks = []
+        for block, before in zip(self.blocks, state.blocks, strict=True):
+            assert isinstance(block, ConvBlock)
+            data, after = block.step(data, before)
+            blocks.append(after)
+        if self.hidden is not None:
+            data = nn.functional.gelu(mix_few(data, self.hidden.weight, self.hidden.bias))
+        aggregated, aggregate = self.aggregate.step(data, state.aggregate)
+        return self.head(self.dropout(aggregated)), replace(state, blocks=tuple(blocks), aggregate=aggregate)

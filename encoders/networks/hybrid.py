@@ -6,19 +6,22 @@ because one-second epochs overfit them, and so are their pooling windows, becaus
 oscillations it was made for. ``transformer_cnn`` has the order of ATM with our front ends; ATM itself is another file.
 """
 
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from encoders.layers.causal import RunningSum, running_dense
 from encoders.layers.residual_projection import ResidualProjection
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.subject_layers import SubjectLayers
+from encoders.layers.transformer_block import Caches
 from encoders.networks.hybrid_stages import (
     ConvSizes,
     GraphStage,
     MapCNN,
+    MapState,
     MapTransformer,
     RowCNN,
     RowPatchTransformer,
@@ -126,6 +129,16 @@ def build_stage(name: StageName, config: HybridConfig, table: Table) -> Stage:
             return VirtualSensors(config.n_filters, table)
 
 
+@dataclass(frozen=True)
+class HybridState:
+    """What a running epoch leaves behind: matrix of the person, maps, keys and values, and the dense layer's sum."""
+
+    mixing: Tensor | None
+    maps: MapState
+    caches: Caches
+    projected: RunningSum | None = None
+
+
 class HybridEncoder(nn.Module):
     """Run the stages of a name one after the other, flatten, project.
 
@@ -208,16 +221,48 @@ class HybridEncoder(nn.Module):
         ValueError
             If the network is not causal.
         """
+        self._causal_stages()
+        return self._project(self.tokens(data, positions, subject), None)[0]
+
+    def start(self, positions: Tensor, subject: Tensor) -> HybridState:
+        """Begin epochs of known people, (b,), for `step`; positions are not used."""
+        maps, transformer = self._causal_stages()
+        mixing = None if self.people is None else self.people.matrices(subject)
+        return HybridState(mixing, maps.start(len(subject)), (None,) * len(transformer.encoder.blocks))
+
+    def step(self, chunk: Tensor, state: HybridState) -> tuple[Tensor, HybridState]:
+        """Continue epochs by a chunk, ``(b, c, n)``; returns the steps of `over_time` that it completes."""
+        maps, transformer = self._causal_stages()
+        if state.mixing is not None:
+            chunk = state.mixing @ chunk
+        columns, maps_state = maps.step(chunk, state.maps)
+        if columns.shape[2] == 0:
+            none = chunk.new_empty(len(chunk), 0, self.head.linear.out_features)
+            return none, replace(state, maps=maps_state)
+        first = 0 if state.projected is None else state.projected.n_seen
+        if first + columns.shape[2] > maps.out.n_columns:
+            raise ValueError(
+                f"{self.name} embeds epochs of {maps.out.n_columns} steps, got {first + columns.shape[2]}; end the "
+                "epoch there and reset"
+            )
+        tokens, caches = transformer.step(columns, first, state.caches)
+        embeds, projected = self._project(tokens.transpose(1, 2), state.projected)
+        return embeds, HybridState(state.mixing, maps_state, caches, projected)
+
+    def _causal_stages(self) -> tuple[MapCNN, MapTransformer]:
         if not self.causal:
             raise ValueError(
                 f"this {self.name} looks ahead, so it has no output over time, expected causal=True; "
                 "train a causal cnn_transformer"
             )
-        tokens = self.dropout(self.tokens(data, positions, subject))
-        weight = self.head.linear.weight.view(-1, *tokens.shape[1:])  # (e, s, w)
-        hidden = torch.einsum("bsw,esw->bse", tokens, weight).cumsum(dim=1) + self.head.linear.bias
-        embeds: Tensor = self.head.norm(hidden + self.head.residual(hidden))
-        return embeds
+        maps, transformer = self.stages
+        assert isinstance(maps, MapCNN) and isinstance(transformer, MapTransformer)
+        return maps, transformer
+
+    def _project(self, tokens: Tensor, state: RunningSum | None) -> tuple[Tensor, RunningSum]:
+        weight = self.head.linear.weight.view(self.head.linear.out_features, -1, self.token_width)  # (e, s, w)
+        sums, state = running_dense(self.dropout(tokens), weight, state)
+        return self.head.refine(sums + self.head.linear.bias), state
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.layers.graph_attention import GATv2
-from encoders.layers.transformer_block import PatchTransformer, TransformerEncoder
+from encoders.layers.transformer_block import Caches, PatchTransformer, TransformerEncoder
 from encoders.wavelets import WaveletPacket1d
 
 PACKET_LEVELS = 2
@@ -123,6 +123,16 @@ class RowStreams(Stage):
         return torch.cat([self.raw(data.unsqueeze(2)), self.wavelet(self.packets(data))], dim=-1)
 
 
+@dataclass(frozen=True)
+class MapState:
+    """A causal `MapCNN` in the middle of an epoch: its merged convolution, samples and maps still needed."""
+
+    weight: Tensor
+    bias: Tensor
+    tail: Tensor
+    maps: Tensor
+
+
 class MapCNN(Stage):
     """Convolve over time, then over all rows, normalise, ELU, pool: the patch embedding of EEG Conformer.
 
@@ -148,11 +158,33 @@ class MapCNN(Stage):
         n_steps = (table.n_columns - shortest) // self.stride + 1
         self.out = Table(n, n_steps, table.sfreq / self.stride, tokens="columns")
 
-    def forward(self, data: Tensor) -> Tensor:
+    def _merged(self) -> tuple[Tensor, Tensor]:
+        """Return weight (n, n_rows, kernel) and bias of both convolutions as one."""
         spatial = self.spatial.weight.squeeze(-1)  # (o, m, c)
         weight = torch.einsum("omc,mk->ock", spatial, self.temporal.weight.squeeze(1))
         assert self.temporal.bias is not None and self.spatial.bias is not None
-        bias = self.spatial.bias + spatial.sum(-1) @ self.temporal.bias
+        return weight, self.spatial.bias + spatial.sum(-1) @ self.temporal.bias
+
+    def start(self, n_epochs: int) -> MapState:
+        """Begin a causal stage: silence before the first sample, and the part of the first pooling window before it."""
+        weight, bias = self._merged()
+        silence = weight.new_zeros(n_epochs, weight.shape[1], weight.shape[2] - 1)
+        return MapState(weight, bias, silence, weight.new_zeros(n_epochs, len(weight), max(self.pool - self.stride, 0)))
+
+    def step(self, chunk: Tensor, state: MapState) -> tuple[Tensor, MapState]:
+        """Continue by a chunk, ``(b, n_rows, n)``; returns the columns that it completes, maybe none."""
+        seen = torch.cat([state.tail, chunk], dim=2)
+        maps = F.elu(self.norm(F.conv1d(seen, state.weight, state.bias).transpose(1, 2))).transpose(1, 2)
+        maps = torch.cat([state.maps, maps], dim=2)
+        n_used = (maps.shape[2] - max(self.pool - self.stride, 0)) // self.stride * self.stride
+        columns = maps[:, :, :0]
+        if n_used:
+            due = maps[:, :, max(self.stride - self.pool, 0) : n_used + max(self.pool - self.stride, 0)]
+            columns = F.avg_pool1d(due, self.pool, self.stride)
+        return columns, replace(state, tail=seen[:, :, chunk.shape[2] :], maps=maps[:, :, n_used:])
+
+    def forward(self, data: Tensor) -> Tensor:
+        weight, bias = self._merged()
         if not self.causal:
             return F.avg_pool1d(F.elu(self.norm(F.conv1d(data, weight, bias))), self.pool, self.stride)
         maps = F.conv1d(F.pad(data, (weight.shape[-1] - 1, 0)), weight, bias)
@@ -178,6 +210,13 @@ class MapTransformer(Stage):
         out: Tensor = self.encoder(tokens)
         return out.transpose(1, 2)
 
+    def step(self, columns: Tensor, first: int, caches: Caches) -> tuple[Tensor, Caches]:
+        """Continue a causal stage by columns ``first`` and following, ``(b, d, n)``; one cache per layer."""
+        places = self.places[first : first + columns.shape[2]]
+        # (b, d, n) -> (b, n, d) and back
+        out, caches = self.encoder.step(self.dropout(self.embed(columns.transpose(1, 2)) + places), caches)
+        return out.transpose(1, 2), caches
+
 
 class RowTransformer(Stage):
     """Let whole rows attend to each other and add what they learn to them; time stays time.
@@ -201,9 +240,7 @@ class RowTransformer(Stage):
 class RowPatchTransformer(Stage):
     """Describe every row by a transformer over the patches of its own time course."""
 
-    def __init__(
-        self, patch: float, width: int, heads: int, n_layers: int, dropout: float, table: Table
-    ) -> None:
+    def __init__(self, patch: float, width: int, heads: int, n_layers: int, dropout: float, table: Table) -> None:
         super().__init__()
         n_patch = table.samples(patch)
         table.check_length(n_patch)

@@ -5,6 +5,7 @@ pooling by 2), the rest is ours. What a unidirectional network says of a moment 
 with ``causal=True``.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.layers.causal import RunningSum, running_dense
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.subject_layers import SubjectLayers
 
@@ -37,6 +39,20 @@ class LSTMCNNConfig(BaseModel):
     def build(self, shape: SignalShape, embed_dim: int) -> "LSTMCNN":
         """Build the untrained network."""
         return LSTMCNN(self, shape, embed_dim)
+
+
+@dataclass(frozen=True)
+class LSTMCNNState:
+    """What a running epoch leaves behind: matrix of the person, LSTM, samples still needed, and the dense layer's sum.
+
+    ``tail`` (b, n_latent, taps - 1) are inputs of the convolution, ``rest`` (b, n_latent, fewer than pool) its outputs.
+    """
+
+    mixing: Tensor | None
+    memory: tuple[Tensor, Tensor] | None
+    tail: Tensor
+    rest: Tensor
+    read_out: RunningSum | None
 
 
 class LSTMCNN(nn.Module):
@@ -126,16 +142,50 @@ class LSTMCNN(nn.Module):
         ValueError
             If the network is not causal.
         """
-        if not self.causal:
-            raise ValueError("over_time of an LSTM-CNN that looks ahead, expected causal=True; build it so")
-        return self._read_out(self.tokens(data, positions, subject))
+        self._refuse_unless_causal()
+        return self._read_out(self.tokens(data, positions, subject), None)[0]
 
-    def _read_out(self, tokens: Tensor) -> Tensor:
+    def start(self, positions: Tensor, subject: Tensor) -> LSTMCNNState:
+        """Begin epochs of known people, (b,), for `step`; positions are not used."""
+        self._refuse_unless_causal()
+        mixing = None if self.people is None else self.people.matrices(subject)
+        n_latent, taps = self.temporal.out_channels, self.temporal.kernel_size[0]
+        silence = self.temporal.weight.new_zeros(len(subject), n_latent, taps - 1)
+        return LSTMCNNState(mixing, None, silence, silence[:, :, :0], None)
+
+    def step(self, chunk: Tensor, state: LSTMCNNState) -> tuple[Tensor, LSTMCNNState]:
+        """Continue epochs by a chunk, ``(b, c, n)``; returns the steps of `over_time` that it completes."""
+        memory = state.memory
+        if state.mixing is not None:
+            chunk = state.mixing @ chunk
+        if not self.is_conv_first:
+            # (b, c, n) -> (b, n, c) -> (b, h, n)
+            remembered, memory = self.memory(chunk.transpose(1, 2), memory)
+            chunk = remembered.transpose(1, 2)
+        seen = torch.cat([state.tail, self.mix(chunk)], dim=2)
+        maps = torch.cat([state.rest, F.elu(self.temporal(seen))], dim=2)
+        tail, n_used = seen[:, :, chunk.shape[2] :], maps.shape[2] // self.pool * self.pool
+        if n_used == 0:
+            none = chunk.new_empty(len(chunk), 0, self.head.out_features)
+            return none, LSTMCNNState(state.mixing, memory, tail, maps, state.read_out)
+        # (b, n, s) -> (b, s, n)
+        tokens = F.avg_pool1d(maps[:, :, :n_used], self.pool).transpose(1, 2)
+        if self.is_conv_first:
+            tokens, memory = self.memory(tokens, memory)
+        embeds, read_out = self._read_out(self.dropout(tokens), state.read_out)
+        return embeds, LSTMCNNState(state.mixing, memory, tail, maps[:, :, n_used:], read_out)
+
+    def _refuse_unless_causal(self) -> None:
+        if not self.causal:
+            raise ValueError("an LSTM-CNN that looks ahead has no output over time, expected causal=True; build it so")
+
+    def _read_out(self, tokens: Tensor, state: RunningSum | None) -> tuple[Tensor, RunningSum | None]:
         if self.pooling == "steps":
-            weight = self.head.weight.reshape(-1, tokens.shape[1], self.token_width)
-            return torch.einsum("bsf,dsf->bsd", tokens, weight).cumsum(dim=1) + self.head.bias
+            weight = self.head.weight.view(-1, self.n_steps, self.token_width)
+            sums, state = running_dense(tokens, weight, state)
+            return sums + self.head.bias, state
         embeds: Tensor = self.head(tokens)
-        return embeds
+        return embeds, state
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.
