@@ -13,17 +13,9 @@ import pywt
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Mode = Literal["periodization", "symmetric", "reflect", "zero"]
 HAAR = ("haar", "db1")
-# how a line of odd length gets its last sample under Haar
-PAD: dict[str, str] = {
-    "periodization": "replicate",
-    "symmetric": "replicate",
-    "reflect": "reflect",
-    "zero": "constant",
-}
 
 
 class WaveletPacket(nn.Module):
@@ -114,7 +106,7 @@ class WaveletPacket1d(WaveletPacket):
             for _ in range(self.levels):
                 even, odd = _halves(data, self.mode, rows=False)
                 data = torch.stack((even + odd, even - odd), dim=2).flatten(1, 2)
-            return (data * 2 ** (-self.levels / 2)).reshape(n_epochs, n_channels, 2**self.levels, -1)
+            return data.mul_(2 ** (-self.levels / 2)).reshape(n_epochs, n_channels, 2**self.levels, -1)
         analysis, _ = self._matrices(n_times, data)
         return (data @ analysis.T).reshape(n_epochs, n_channels, 2**self.levels, -1)
 
@@ -226,7 +218,7 @@ class WaveletPacket2d(WaveletPacket):
             )
             nodes = (low + low_next, high + high_next, low - low_next, high - high_next)
             data = torch.stack(nodes, dim=2).flatten(1, 2)
-        return data * 0.5**self.levels
+        return data.mul_(0.5**self.levels)  # fresh from stack, so nobody else's
 
     def _haar_inverse(self, nodes: Tensor, size: tuple[int, int]) -> Tensor:
         heights, widths = (_chain(self.wavelet, self.levels, self.mode, length) for length in size)
@@ -240,10 +232,14 @@ class WaveletPacket2d(WaveletPacket):
 
 
 def _halves(data: Tensor, mode: str, *, rows: bool) -> tuple[Tensor, Tensor]:
-    """Return the even and the odd rows or columns of ``(b, k, ..)``, prolonged by one if their number is odd."""
-    if data.shape[-2 if rows else -1] % 2:
-        data = F.pad(data, (0, 0, 0, 1) if rows else (0, 1, 0, 0) if data.ndim == 4 else (0, 1), PAD[mode])
-    return (data[..., ::2, :], data[..., 1::2, :]) if rows else (data[..., ::2], data[..., 1::2])
+    """Return the even and the odd rows or columns of ``(b, k, ..)``; the last odd one is made up if it is missing."""
+    axis = -2 if rows else -1
+    even, odd = (data[..., ::2, :], data[..., 1::2, :]) if rows else (data[..., ::2], data[..., 1::2])
+    length = data.shape[axis]
+    if length % 2:
+        last = data.narrow(axis, length - 2 if mode == "reflect" else length - 1, 1)
+        odd = torch.cat((odd, torch.zeros_like(last) if mode == "zero" else last), dim=axis)
+    return even, odd
 
 
 def _interleave(even: Tensor, odd: Tensor, *, rows: bool) -> Tensor:

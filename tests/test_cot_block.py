@@ -72,6 +72,13 @@ def test_fusion_weights_sum_to_one_and_fuse_the_two_contexts():
     assert (static >= 0).all()
 
 
+def test_a_quiet_start_scales_both_contexts():
+    torch.manual_seed(0)
+    loud, quiet, maps = CoTBlock(16).eval(), CoTBlock(16, start=0.1).eval(), torch.randn(4, 16, 6, 5)
+    assert all((norm.weight == 0.1).all() for norm in (quiet.context[1], quiet.norm))
+    assert quiet(maps).norm() < 0.2 * loud(maps).norm()
+
+
 def test_a_batch_of_one_can_be_trained():
     torch.manual_seed(0)
     block = CoTBlock(16).train()

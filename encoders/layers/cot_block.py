@@ -74,6 +74,9 @@ class CoTBlock(nn.Module):
         Channels in and out, a multiple of 8.
     kernel : int
         Side of the neighbourhood, odd.
+    start : float
+        Gain of both contexts at first; 1 is published. With 0.1 a residual block starts close to the identity, which
+        learns more from few noisy epochs.
 
     Raises
     ------
@@ -85,7 +88,7 @@ class CoTBlock(nn.Module):
     Li, Yao, Pan, Mei 2021, "Contextual transformer networks for visual recognition", arXiv:2107.12292.
     """
 
-    def __init__(self, dim: int, kernel: int = 3) -> None:
+    def __init__(self, dim: int, kernel: int = 3, start: float = 1.0) -> None:
         super().__init__()
         if dim % SHARES or dim < SHARES:
             raise ValueError(f"CoTBlock expects a width that is a multiple of {SHARES}, got {dim}; round it up")
@@ -105,6 +108,8 @@ class CoTBlock(nn.Module):
         )
         self.values = nn.Sequential(nn.Conv2d(dim, dim, 1, bias=False), nn.BatchNorm2d(dim))
         self.norm = nn.BatchNorm2d(dim)
+        for norm in (self.context[1], self.norm):
+            nn.init.constant_(norm.weight, start)  # type: ignore[arg-type]
         self.squeeze = nn.Linear(dim, squeezed)
         self.squeeze_norm = nn.BatchNorm1d(squeezed)
         self.weigh = nn.Linear(squeezed, 2 * dim)

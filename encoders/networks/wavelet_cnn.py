@@ -91,7 +91,7 @@ class WaveletCNN(nn.Module):
     Notes
     -----
     The published model is known by its parts only (two-level packet, 3x3 convolution with batch norm and GELU, CoT
-    block, dense layer); the width in front of the dense layer and dropout are ours.
+    block, dense layer); the width in front of the dense layer, dropout and the CoT block's quiet start are ours.
     """
 
     order: Tensor
@@ -115,7 +115,7 @@ class WaveletCNN(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(n_nodes, config.width, 3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.GELU()
         )
-        self.cot = Skip("identity", CoTBlock(config.width)) if config.cot else nn.Identity()
+        self.cot = Skip("identity", CoTBlock(config.width, start=0.1)) if config.cot else nn.Identity()
         self.attention = (
             Skip("identity", WaveAttention(config.width, config.attention_heads))
             if config.attention_heads
