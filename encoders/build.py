@@ -8,6 +8,7 @@ from torch import nn
 from encoders.layers.signal_shape import SignalShape
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.query_decoder import QueryDecoderConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build_encoder"]
@@ -15,6 +16,7 @@ __all__ = ["PRESETS", "AnyEncoderConfig", "EncoderConfig", "SignalShape", "build
 AnyEncoderConfig = (
     BrainModuleConfig
     | EEGProjectConfig
+    | QueryDecoderConfig
     | TSConvConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
@@ -37,6 +39,8 @@ PRESETS: dict[str, AnyEncoderConfig] = {
         n_time_weights=16,
         dropout=0.1,
     ),
+    "query_decoder": QueryDecoderConfig(),
+    "query_decoder_people": QueryDecoderConfig(subject_layers=True),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": TSConvConfig(subject_layers=True),
     "eeg_project": EEGProjectConfig(),

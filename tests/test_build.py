@@ -8,6 +8,7 @@ from torch.nn import functional
 from encoders.build import PRESETS, EncoderConfig, SignalShape, build_encoder
 from encoders.networks.brain_module import BrainModuleConfig
 from encoders.networks.eeg_project import EEGProjectConfig
+from encoders.networks.query_decoder import QueryDecoderConfig
 from encoders.networks.ts_conv import TSConvConfig
 
 SMALL = {
@@ -19,6 +20,10 @@ SMALL = {
         n_virtual=16, fourier_width=32, width=24, n_convs=2, head_width=32, time_agg="attention"
     ),
     "brain_module_demo": PRESETS["brain_module_demo"],
+    "query_decoder": QueryDecoderConfig(width=32, n_heads=8, feedforward=32),
+    "query_decoder_people": QueryDecoderConfig(
+        width=32, n_heads=8, feedforward=32, encoder_layers=1, subject_layers=True, dropout=0.1
+    ),
     "ts_conv": TSConvConfig(),
     "ts_conv_people": PRESETS["ts_conv_people"],
     "eeg_project": EEGProjectConfig(),

@@ -131,7 +131,7 @@ def test_eeg_and_meg_experts_become_one_trunk_without_loss(tmp_path):
 
     student = gated_merge(*both, plan, gate_speed=20.0)
     result = train_merged(
-        student, joint_loss, batch_at, _merge_config(160), runtime, tmp_path / "merged", progress=False
+        student, joint_loss, batch_at, _merge_config(220), runtime, tmp_path / "merged", progress=False
     )
 
     def scores(networks):
