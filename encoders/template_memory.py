@@ -50,9 +50,7 @@ class TemplateMemory(nn.Module):
     def __init__(self, template: Tensor, rate: float = 0.1, threshold: float = 0.5) -> None:
         super().__init__()
         if not 0 < rate <= 1 or not 0 <= threshold <= 1:
-            raise ValueError(
-                f"rate is {rate} and threshold {threshold}, expected (0, 1] and [0, 1]; use 0.1 and 0.5"
-            )
+            raise ValueError(f"rate is {rate} and threshold {threshold}, expected (0, 1] and [0, 1]; use 0.1 and 0.5")
         self.rate, self.threshold = rate, threshold
         self.register_buffer("template", template.detach().clone())
 

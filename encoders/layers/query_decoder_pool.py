@@ -93,7 +93,7 @@ class QueryDecoderPool(nn.Module):
         tokens = torch.cat(streams, dim=1) if len(streams) > 1 else streams[0]
         if ignored is not None and bool(ignored.all(dim=1).any()):
             raise ValueError("a sample has no token left, expected at least one that is not ignored; drop the sample")
-        query = self.query.expand(len(tokens), -1)
+        query = self.query  # (1, w): the first layer asks the same of every sample
         weights = tokens.new_zeros(0)
         for layer in self.layers:
             query, weights = layer(query, tokens, ignored, prior)

