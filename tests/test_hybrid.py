@@ -199,10 +199,10 @@ def test_settings_without_effect_are_refused(name, setting):
         ("gat", SignalShape(20, 64, 100.0, 1, ((-0.1, -0.1), *PLACES[1:])), {"neighbours": 3}, "or unknown ones"),
         ("gat", SHAPE, {"neighbours": 20}, "impossible among 20 sensors"),
         ("cnn_transformer_gat", SHAPE, {"neighbours": 3}, "virtual sensors have none"),
-        ("cnn_gat", SignalShape(20, 18, 100.0, 1), {}, "at least 19 samples at 100 Hz here, got 18"),
-        ("cnn_transformer", SignalShape(20, 18, 100.0, 1), {}, "at least 19 samples at 100 Hz here, got 18"),
+        ("cnn_gat", SignalShape(20, 13, 100.0, 1), {}, "at least 14 samples at 100 Hz here, got 13"),
+        ("cnn_transformer", SignalShape(20, 13, 100.0, 1), {}, "at least 14 samples at 100 Hz here, got 13"),
         ("transformer_gat", SignalShape(20, 9, 100.0, 1), {}, "at least 10 samples"),
-        ("wavelet_cnn_gat", SignalShape(20, 18, 100.0, 1), {}, "at least 19 samples"),
+        ("wavelet_cnn_gat", SignalShape(20, 13, 100.0, 1), {}, "at least 14 samples"),
     ],
 )
 def test_impossible_sizes_are_refused(name, shape, settings, said):

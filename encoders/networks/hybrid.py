@@ -78,7 +78,7 @@ class HybridConfig(BaseModel):
     layers: int = Field(2, gt=0, description="of transformers")
     n_filters: int = Field(40, gt=0, description="temporal filters and their mixtures, or virtual sensors")
     kernel: float = Field(0.1, gt=0, description="temporal kernel, or patch of a transformer over patches, s")
-    pool: float = Field(0.1, gt=0, description="mean pooling window, s")
+    pool: float = Field(0.05, gt=0, description="mean pooling window, s")
     stride: float = Field(0.05, gt=0, description="pooling step, s")
     neighbours: Literal["all", "learned"] | Annotated[int, Field(gt=0)] = Field(
         "all", description="whom a node listens to: all others, all with learned weights, or so many nearest sensors"
