@@ -131,7 +131,7 @@ def test_the_measured_difference_is_the_true_one():
     reference = np.random.default_rng(0).standard_normal((4, 200))
     found = compare_responses(reference, 1.1 * reference, 100.0)
     assert abs(found.correlation - 1) < 1e-9 and abs(found.relative_rms - 0.1) < 1e-9 and abs(found.lag_ms) < 0.01
-    with pytest.raises(ValueError, match="shapes"):
+    with pytest.raises(ValueError, match="same channels and window"):
         compare_responses(reference, reference[:, 1:], 100.0)
 
 
@@ -163,7 +163,7 @@ def test_wrong_samples_are_refused(fitted, stream):
     running = StreamingPreprocessor(fitted, stream.template)
     with pytest.raises(ValueError, match="before"):
         running.mark_onset()
-    with pytest.raises(ValueError, match="63"):
+    with pytest.raises(ValueError, match="channels of"):
         running.push(np.zeros((62, 5), dtype=np.float32))
     with pytest.raises(ValueError, match="NaN"):
         running.push(np.full((63, 5), np.nan, dtype=np.float32))

@@ -95,7 +95,7 @@ def test_the_last_step_is_the_forward_pass(config):
 @pytest.mark.parametrize("name", ["brain_module", "ts_conv", "eeg_project", "atm", "lstm_cnn", "cnn_transformer"])
 def test_networks_that_look_ahead_are_refused(name):
     network = build_encoder(PRESETS[name], SHAPE, 32).eval()
-    with pytest.raises(ValueError, match="causal=True"):
+    with pytest.raises(ValueError, match="streaming needs a causal network"):
         StreamingEncoder(network, _epoch()[1], 0)
 
 
