@@ -1,5 +1,7 @@
 """Pretraining by concept labels: it learns, the head is dropped, and what is left embeds the same."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -58,12 +60,12 @@ def test_the_networks_own_penalty_is_in_the_loss(tmp_path):
     for l1 in (0.0, 1.0):
         torch.manual_seed(0)
         model = BrainClassifier(build_encoder(CONFIG.model_copy(update={"l1": l1}), SHAPE, 16), 16, 4)
+        folder = tmp_path / str(l1)
         config = FitConfig(max_steps=1, log_every=1)
-        pretrain_classifier(
-            model, epochs(64, 1), PLACES, config, Runtime(device="cpu"), tmp_path / str(l1), progress=False
-        )
-        lines[l1] = (tmp_path / str(l1) / "log.jsonl").read_text()
-    assert '"penalty": 0.0' in lines[0.0] and '"penalty": 0.0' not in lines[1.0]
+        pretrain_classifier(model, epochs(64, 1), PLACES, config, Runtime(device="cpu"), folder, progress=False)
+        lines[l1] = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    assert lines[0.0]["penalty"] == 0 and lines[1.0]["penalty"] > 10
+    assert lines[1.0]["loss"] == pytest.approx(lines[0.0]["loss"] + lines[1.0]["penalty"], rel=1e-4)
 
 
 def test_refusals(tmp_path):
