@@ -3,7 +3,8 @@
 All modalities must come at one rate and window, in comparable units (`encoders.preprocess` scales every channel
 robustly: volt and tesla differ by nine orders). Sensors of a missing modality read zero. Flat sensor maps overlap, so
 each modality gets its own strip of the layout, or an encoder that reads positions could not tell an electrode from the
-coil above it.
+coil above it. The encoder must be wide enough for all of them: one that just fits a modality loses several points on
+each (figures in ``tests/test_fusion.py``).
 """
 
 from collections.abc import Mapping

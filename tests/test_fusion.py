@@ -259,43 +259,62 @@ SMALL_BRAIN = {
     "name": "brain_module", "n_virtual": 64, "width": 64, "fourier_width": 288, "spatial_dropout": 0.1, "n_convs": 0,
     "init": "linear", "head_width": 0, "time_agg": "linear", "n_time_weights": 16, "dropout": 0.1,
 }  # fmt: skip
+WIDE_BRAIN = {**SMALL_BRAIN, "n_virtual": 128, "width": 128}
 STEPS, LR = 250, 3e-3
 
 
-@pytest.mark.slow
-def test_fusions_of_a_simulated_world_and_what_they_know_of_one_modality(project_root: Path) -> None:
-    """About 3 minutes on one core. 2 people, 1500 pictures, 200 unseen ones, 4 presentations averaged, chance 0.005.
+@pytest.fixture(scope="module")
+def base(project_root: Path) -> BrainTraining:
+    return world(project_root / "generation" / "demo_data" / "targets.safetensors")
 
-    A quarter of the sources is seen by EEG alone and a quarter by MEG alone.
+
+@pytest.mark.slow
+def test_fusions_of_a_simulated_world_and_what_they_know_of_one_modality(base: BrainTraining) -> None:
+    """Train separate encoders and compare them with networks trained alone; about 100 s of one core.
+
+    2 people, 1500 pictures, 200 unseen ones, 4 presentations averaged, chance 0.005; a quarter of the sources is seen
+    by EEG alone and a quarter by MEG alone. Seen: alone EEG 0.46, MEG 0.35; both late 0.71, concat 0.72, add 0.72,
+    half_concat 0.74, cross_attention 0.74; these with EEG alone 0.41 to 0.44, with MEG alone 0.32 to 0.36.
     """
-    base = world(project_root / "generation" / "demo_data" / "targets.safetensors")
-    alone = {name: trained(base, {"name": "single"}, (name,))[name][0] for name in CHANNELS}
-    concat = trained(base, {"name": "concat"})
-    late = trained(base, {"modality_dropout": 0.0})
+    alone = {name: trained(base, {"name": "single"}, (name,))[name] for name in CHANNELS}
     tokens = {"width": 32, "heads": 4, "layers": 1, "n_queries": 4}
-    fused = {
-        "late": late,
-        "concat": concat,
-        "add": trained(base, {"name": "add"}),
-        "half_concat": trained(base, {"name": "half_concat"}),
-        "cross_attention": trained(base, {"name": "cross_attention", **tokens}),
-        "early": trained(base, {"name": "early"}),
-    }
-    best = max(hit.mean() for hit in alone.values())
-    print({name: round(float(hit.mean()), 3) for name, hit in alone.items()})
-    for case, answers in fused.items():
-        print(case, {name: round(float(hit.mean()), 3) for name, (hit, _) in answers.items()})
+    configs = [
+        {"name": "late", "modality_dropout": 0.0}, {"name": "concat"}, {"name": "add"}, {"name": "half_concat"},
+        {"name": "cross_attention", **tokens},
+    ]  # fmt: skip
+    fused = {str(config["name"]): trained(base, config) for config in configs}
+    best = max(hit.mean() for hit, _ in alone.values())
     for case, answers in fused.items():
         assert answers["eeg+meg"][0].mean() >= best + 0.05, case
-        for name, hit in alone.items():
-            difference = answers[name][0].astype(float) - hit
-            error = 1.96 * difference.std() / len(hit) ** 0.5
-            assert difference.mean() >= -0.02 - error, (case, name)
-    assert fused["cross_attention"]["eeg+meg"][0].mean() >= concat["eeg+meg"][0].mean() - 0.01
-    target = base.val.target
+        for name, (hit, _) in alone.items():
+            assert shortfall(answers[name][0], hit) <= 0.02, (case, name)
+    assert fused["cross_attention"]["eeg+meg"][0].mean() >= fused["concat"]["eeg+meg"][0].mean() - 0.01
     for fuse in (average_similarities, average_ranks):
-        scores = fuse([late[name][1] for name in CHANNELS])
-        assert (scores.argmax(axis=1) == target).mean() >= best
+        scores = fuse([fused["late"][name][1] for name in CHANNELS])
+        assert (scores.argmax(axis=1) == base.val.target).mean() >= best
+
+
+@pytest.mark.slow
+def test_early_fusion_of_a_simulated_world(base: BrainTraining) -> None:
+    """Train one network over all channels; about 100 s of one core.
+
+    It has to be wide enough for both. Seen with 128 virtual channels: EEG 0.40 (the same network alone: 0.41), MEG
+    0.38 (0.34), both 0.70 (late, of two networks of 64: 0.71). With 64: 0.37, 0.31 and 0.67, which is 9 and 4 points
+    less than networks of 64 alone.
+    """
+    late = trained(base, {"name": "late", "modality_dropout": 0.0})["eeg+meg"][0]
+    alone = {name: trained(base, {"name": "single"}, (name,), WIDE_BRAIN)[name][0] for name in CHANNELS}
+    early = {name: hit for name, (hit, _) in trained(base, {"name": "early"}, encoder=WIDE_BRAIN).items()}
+    assert early["eeg+meg"].mean() >= max(hit.mean() for hit in alone.values()) + 0.05
+    assert shortfall(late, early["eeg+meg"]) <= 0  # two networks are no worse than one
+    for name, hit in alone.items():
+        assert shortfall(early[name], hit) <= 0.02, name
+
+
+def shortfall(hits: np.ndarray, reference: np.ndarray) -> float:
+    """Say by how much the share of hits is below the reference's, less the sampling error (95 %) of the pairs."""
+    difference = reference.astype(float) - hits
+    return float(difference.mean() - 1.96 * difference.std() / len(hits) ** 0.5)
 
 
 def world(targets: Path) -> BrainTraining:
@@ -315,12 +334,13 @@ def trained(
     base: BrainTraining,
     fusion: dict[str, object],
     names: tuple[str, ...] = ("eeg", "meg"),
+    encoder: dict[str, object] = SMALL_BRAIN,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Train one fusion briefly; return hits (n,) and similarities (n, 200) of every combination on unseen pictures."""
     training = copy.copy(base)
     training.preprocessors = {name: base.preprocessors[name] for name in names}
     torch.manual_seed(0)
-    networks = dict.fromkeys(names, TypeAdapter(EncoderConfig).validate_python(SMALL_BRAIN))
+    networks = dict.fromkeys(names, TypeAdapter(EncoderConfig).validate_python(encoder))
     config = ADAPTER.validate_python(fusion)
     built = brain_fusion(training.preprocessors, networks, config, 2, base.space.embed_dim)
     module = AlignmentModule(built, base.positions, base.config.loss).train()
