@@ -8,6 +8,7 @@ from synth_things import CHANNELS, D, contrastive, make_world, top_1
 from torch import nn
 
 from encoders.build import SignalShape
+from encoders.fusion import LateFusion, LateFusionConfig
 from encoders.layer_inputs import collect_gram, reestimate_statistics
 from encoders.merging import interpolate, modality_arithmetic, regmean, weight_distance
 from encoders.networks.brain_module import BrainModule, BrainModuleConfig
@@ -221,6 +222,11 @@ def test_brain_modules_of_eeg_and_meg_get_one_trunk():
     assert not torch.equal(eeg.blocks[1].norm.running_mean, meg.blocks[1].norm.running_mean)
     with pytest.raises(ValueError, match="4 of 8 batch norms saw none of 1"):
         reestimate_statistics(shared, [("eeg", *batches["eeg"])])
+    fusion = LateFusion(dict(shared.networks.items()), D, LateFusionConfig()).eval()
+    data = {name: batch[0] for name, batch in batches.items()}
+    assert fusion(data, places, torch.arange(30) % 2).shape == (30, D)
+    assert torch.equal(fusion({"eeg": data["eeg"]}, places, batches["eeg"][2]), shared.eval()("eeg", *batches["eeg"]))
+    assert {id(p) for p in shared.parameters()} <= {id(p) for p in fusion.parameters()}
     shared("eeg", *batches["eeg"]).sum().backward()
     assert shared.networks["meg"].hidden.weight.grad is not None
     assert shared.networks["meg"].mix.weight.grad is None
