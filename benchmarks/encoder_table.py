@@ -37,12 +37,12 @@ from alignment.retrieval import report_similarity  # noqa: E402
 from alignment.runtime import Runtime  # noqa: E402
 from alignment.study import Study  # noqa: E402
 from alignment.train import BrainTraining, TrainConfig, choose, record_study  # noqa: E402
-from benchmarks.encoder_jobs import LAYOUT_NAMES, Job, all_jobs  # noqa: E402
+from benchmarks.encoder_jobs import LAYOUT_NAMES, LEARNING_RATE, Job, all_jobs  # noqa: E402
 from benchmarks.encoder_report import write_tables  # noqa: E402
 from encoders.modality import combination  # noqa: E402
 
 CONFIG = ROOT / "generation" / "demo_data" / "encoder.yaml"
-MAX_STEPS, MAX_SECONDS = 1000, 100.0
+MAX_STEPS, MAX_SECONDS = 1000, 200.0
 PILOT_STEPS, TIMED_STEPS = 3, 6
 INFERENCE_BATCH = 64
 
@@ -101,7 +101,7 @@ def run_job(job: Job, laboratory: Laboratory, folder: Path) -> dict[str, Any]:
     steps = plan["steps"]
     every = max(steps // 8, 1)
     config = training.config.fit.model_copy(
-        update={"max_steps": steps, "validate_every": every, "checkpoint_every": every, "lr": job.lr}
+        update={"max_steps": steps, "validate_every": every, "checkpoint_every": every, "lr": LEARNING_RATE}
     )
     result = fit(
         training.module, training.loss, training.batch_at, config, runtime, folder, training.validate, progress=False
@@ -117,7 +117,7 @@ def run_job(job: Job, laboratory: Laboratory, folder: Path) -> dict[str, Any]:
         scores[key] = laboratory.keep(folder, key, similarity)
     return {
         "job": job.key, "title": job.title, "group": job.group, "modalities": job.modalities, "seed": job.seed,
-        "n_parameters": n_parameters, "lr": job.lr, "steps": steps, "best_step": result.best_step,
+        "n_parameters": n_parameters, "lr": LEARNING_RATE, "steps": steps, "best_step": result.best_step,
         "validation": result.best_score, "n_skipped": result.n_skipped, "train_rate": plan["train_rate"],
         "inference_rate": inference_rate(training, laboratory), "scores": scores,
     }  # fmt: skip
