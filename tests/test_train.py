@@ -16,7 +16,8 @@ import yaml
 from alignment import study
 from alignment.brain_model import BrainModel
 from alignment.runtime import Runtime
-from alignment.train import BrainTraining, TrainConfig, train
+from alignment.train import BrainTraining, TrainConfig, choose, train
+from encoders.catalogue import encoder_names
 from encoders.simulate import BrainSimulator
 from tests.toy_brain import toy_splits, write_toy_targets
 
@@ -152,3 +153,15 @@ def test_launched_on_two_processes_killed_and_resumed(tmp_path: Path, project_ro
     for line in map(json.loads, done[:-1]):
         if "loss" in line:
             assert again[line["step"]] == line["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", encoder_names())
+def test_every_encoder_of_the_catalogue_can_be_chosen(name: str, tmp_path: Path) -> None:
+    small = {"n_train_images": 40, "n_val_images": 10, "train_repetitions": 1, "test_repetitions": 2}
+    changes = {"data": small, "batch_size": 20, "simulation": {"n_subjects": 1}}
+    config = choose(settings(tmp_path, **changes), encoder=name, modalities=["eeg"], steps=2)
+    report = train(config, tmp_path / "run")
+    assert report["selection"]["steps"] == 2 and report["skipped_steps"] == 0
+    assert report["scores"]["eeg"]["averaged_2"]["network"]["n"] == 20
+    assert BrainModel.load(tmp_path / "run" / "brain", Runtime(device="cpu")).encoders["eeg"].name == name
