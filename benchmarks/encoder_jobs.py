@@ -13,8 +13,10 @@ LAYOUT_NAMES = {EEG: "EEG, 63 channels", MEG: "MEG, 274 channels", BOTH: "EEG an
 DEFAULT_ENCODER = "brain_module_demo"
 
 # One preset per name of the union is trained, with its published or default sizes, and these:
-ALSO = ("brain_module_demo", "brain_module_image", "eegnet_embed")
-MEANT_FOR_MEG = ("brain_module_demo", "brain_module_image", "eeg_project", "lf_cnn", "var_cnn", "ts_conv")
+ALSO = (
+    "brain_module_demo", "brain_module_image", "eegnet_embed", "deep_conv_net_embed", "lf_cnn_embed", "var_cnn_embed",
+)  # fmt: skip
+MEANT_FOR_MEG = ("brain_module_demo", "brain_module_image", "eeg_project", "lf_cnn_embed", "var_cnn_embed", "ts_conv")
 YARDSTICKS = ("eeg_project", "ts_conv")
 KINDS = ("mean", "max", "gated", "attention", "film", "lowrank_bilinear")
 STYLES = ("albef", "bidirectional", "two_way")

@@ -14,7 +14,7 @@ from encoders.networks.eegnet import EEGNetConfig
 from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
 from encoders.networks.eegnet_v1 import EEGNetV1Config
 from encoders.networks.hybrid import HybridConfig
-from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
+from encoders.networks.lf_cnn import LFCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.query_decoder import QueryDecoderConfig
@@ -44,7 +44,6 @@ AnyEncoderConfig = (
     | SpatioTemporalTransformerConfig
     | STGATEConfig
     | TSConvConfig
-    | VARCNNConfig
     | WaveletCNNConfig
 )  # fmt: skip
 EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
@@ -52,6 +51,9 @@ EncoderConfig = Annotated[AnyEncoderConfig, Field(discriminator="name")]
 # brain_module_demo: the published front end (attention over positions, people) with a linear, wavelet-like read-out of
 # time. 0.17 M parameters at embed_dim 128; a training step of 256 epochs of 63 x 64 takes about 25 ms on one thread.
 # In simulated brains it is best after 8 to 12 passes at learning rate 3e-3, batch 256.
+# *_embed: networks published for a few classes, given what an embedding of 128 or more numbers needs: more filters, a
+# finer time grid in front of the dense layer, less dropout. deep_conv_net_embed has two blocks, for epochs of half a
+# second.
 PRESETS: dict[str, AnyEncoderConfig] = {
     "atm": ATMConfig(),
     "atm_50": ATM50Config(),
@@ -80,14 +82,17 @@ PRESETS: dict[str, AnyEncoderConfig] = {
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": EEGProjectConfig(subject_layers=True),
     "eegnet": EEGNetConfig(),
-    "eegnet_embed": EEGNetConfig(n_temporal=16, depth=4, n_pointwise=64, dropout=0.25, head_norm=1.0),
+    "eegnet_embed": EEGNetConfig(n_filters=16, depth=4, second_pool=1 / 16, dropout=0.25, norm_momentum=0.1),
     "eegnet_ssvep": EEGNetSSVEPConfig(),
     "eegnet_v1": EEGNetV1Config(),
     "deep_conv_net": DeepConvNetConfig(),
+    "deep_conv_net_embed": DeepConvNetConfig(n_filters=50, n_blocks=2, dropout=0.25),
     "shallow_conv_net": ShallowConvNetConfig(),
-    "shallow_conv_net_original": ShallowConvNetConfig(pool=0.3, stride=0.06),
+    "shallow_conv_net_original": ShallowConvNetConfig(kernel=0.1, pool=0.3, stride=0.06),
     "lf_cnn": LFCNNConfig(),
-    "var_cnn": VARCNNConfig(),
+    "lf_cnn_embed": LFCNNConfig(n_latents=64, dropout=0.25, l1=1e-6),
+    "var_cnn": LFCNNConfig(name="var_cnn"),
+    "var_cnn_embed": LFCNNConfig(name="var_cnn", n_latents=64, dropout=0.25, l1=1e-6),
     "lstm_cnn": LSTMCNNConfig(),
     "lstm_cnn_causal": LSTMCNNConfig(causal=True),
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm"),

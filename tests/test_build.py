@@ -14,7 +14,7 @@ from encoders.networks.eegnet import EEGNetConfig
 from encoders.networks.eegnet_ssvep import EEGNetSSVEPConfig
 from encoders.networks.eegnet_v1 import EEGNetV1Config
 from encoders.networks.hybrid import HybridConfig
-from encoders.networks.lf_cnn import LFCNNConfig, VARCNNConfig
+from encoders.networks.lf_cnn import LFCNNConfig
 from encoders.networks.lstm_cnn import LSTMCNNConfig
 from encoders.networks.multi_path import MultiPathConfig
 from encoders.networks.query_decoder import QueryDecoderConfig
@@ -49,14 +49,14 @@ SMALL = {
     "ts_conv_ubp": PRESETS["ts_conv_ubp"],
     "eeg_project": EEGProjectConfig(),
     "eeg_project_people": PRESETS["eeg_project_people"],
-    "eegnet": EEGNetConfig(n_pointwise=32, kernel=0.1, dropout=0.0, head_norm=1.0),
-    "eegnet_people": EEGNetConfig(subject_layers=True, n_pointwise=32, kernel=0.1, dropout=0.0, head_norm=1.0),
-    "eegnet_ssvep": EEGNetSSVEPConfig(n_filters=16, kernel=0.05, dropout=0.0),
-    "eegnet_v1": EEGNetV1Config(dropout=0.0, n_maps=8),
-    "deep_conv_net": DeepConvNetConfig(dropout=0.0),
-    "shallow_conv_net": ShallowConvNetConfig(dropout=0.0),
-    "lf_cnn": LFCNNConfig(dropout=0.1),
-    "var_cnn": VARCNNConfig(dropout=0.1),
+    "deep_conv_net": DeepConvNetConfig(dropout=0.1),
+    "eegnet": EEGNetConfig(dropout=0.1, norm_momentum=0.1),
+    "eegnet_embed": PRESETS["eegnet_embed"],
+    "eegnet_ssvep": EEGNetSSVEPConfig(n_filters=32, subject_layers=True),
+    "eegnet_v1": EEGNetV1Config(subject_layers=True),
+    "lf_cnn": LFCNNConfig(subject_layers=True),
+    "shallow_conv_net": ShallowConvNetConfig(subject_layers=True),
+    "var_cnn": LFCNNConfig(name="var_cnn"),
     "lstm_cnn": LSTMCNNConfig(hidden=24, layers=1),
     "cnn_lstm": LSTMCNNConfig(name="cnn_lstm", hidden=24, layers=1),
     "lstm_cnn_causal": LSTMCNNConfig(hidden=24, layers=1, causal=True),

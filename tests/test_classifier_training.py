@@ -14,7 +14,7 @@ from encoders.heads import BrainClassifier
 from encoders.networks.lf_cnn import LFCNNConfig
 
 SHAPE = SignalShape(8, 40, 100.0, 2)
-CONFIG = LFCNNConfig(n_latent=8, l1=1e-5, dropout=0.2)
+CONFIG = LFCNNConfig(n_latents=8, l1=1e-5, dropout=0.2)
 PLACES = np.zeros((8, 2), dtype=np.float32)
 
 

@@ -1,35 +1,65 @@
 import pytest
 import torch
+from torch.nn import functional
 
-from encoders.build import SignalShape, build_encoder
+from encoders.build import PRESETS, SignalShape
 from encoders.layers.constraints import apply_constraints
-from encoders.networks.deep_conv_net import DeepConvNetConfig
+from encoders.networks.deep_conv_net import DeepConvNet, DeepConvNetConfig
 
 
-def test_parameter_count_is_the_published_one():
-    network = build_encoder(DeepConvNetConfig(), SignalShape(64, 256, 128.0, 1), 4)
-    assert sum(p.numel() for p in network.parameters()) == 182_129
+def inputs(shape, n=3):
+    return torch.randn(n, shape.n_channels, shape.n_times), torch.rand(shape.n_channels, 2), torch.zeros(n).long()
 
 
-def test_kernels_are_ten_samples_at_250_hz():
-    network = build_encoder(DeepConvNetConfig(), SignalShape(8, 1000, 250.0, 1), 4)
-    assert network.first.temporal.kernel_size == (1, 10) and network.convs[0].kernel_size == (1, 10)
+def test_published_count():
+    network = DeepConvNet(DeepConvNetConfig(), SignalShape(64, 256, 128.0, 1), 4)
+    assert sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) == 182_129
+    assert all(norm.eps == 1e-5 and norm.momentum == 0.1 for norm in network.norms)
 
 
-def test_short_epochs_are_refused_and_fewer_blocks_accept_them():
-    shape = SignalShape(8, 30, 128.0, 1)
-    with pytest.raises(ValueError, match="nothing left of 30 samples after 4 blocks of kernel 5 and pooling 2"):
-        build_encoder(DeepConvNetConfig(), shape, 4)
-    network = build_encoder(DeepConvNetConfig(widths=(25, 50)), shape, 4).eval()
-    assert network(torch.randn(2, 8, 30), torch.zeros(8, 2), torch.zeros(2, dtype=torch.int64)).shape == (2, 4)
+def test_equals_the_layers_in_published_order():
+    torch.manual_seed(0)
+    shape = SignalShape(6, 128, 128.0, 1)
+    network = DeepConvNet(DeepConvNetConfig(), shape, 5).double().eval()
+    data, positions, subject = inputs(shape)
+    data = data.double()
+    maps = network.front.spatial(network.front.temporal(data.unsqueeze(1)))
+    for i in range(4):
+        if i:
+            maps = network.convs[i - 1](maps)
+        maps = functional.elu(network.norms[i](maps.squeeze(2)).unsqueeze(2))
+        maps = functional.max_pool2d(maps, (1, 2))
+    torch.testing.assert_close(network(data, positions, subject), network.dense(maps.flatten(1)))
 
 
-def test_max_norms_hold_after_a_step():
-    network = build_encoder(DeepConvNetConfig(), SignalShape(8, 128, 128.0, 1), 4)
+def test_every_convolution_and_the_dense_layer_have_a_limit():
+    network = DeepConvNet(DeepConvNetConfig(), SignalShape(6, 128, 128.0, 1), 5)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(10 * torch.randn_like(parameter))
+            parameter.mul_(100)
     apply_constraints(network)
-    convs = [network.first.temporal, network.first.spatial, *network.convs]
-    assert all(float(conv.weight.detach().flatten(1).norm(dim=1).max()) <= 2 + 1e-6 for conv in convs)
-    assert float(network.head.weight.detach().norm(dim=1).max()) <= 0.5 + 1e-6
+    limited = [network.front.temporal, network.front.spatial, *network.convs]
+    assert all(part.weight.flatten(1).norm(dim=1).max().item() <= 2 + 1e-6 for part in limited)
+    assert network.dense.weight.norm(dim=1).max().item() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("config", "sfreq", "expected"),
+    [
+        (DeepConvNetConfig(), 128.0, [(5, 2)] * 4),
+        (DeepConvNetConfig(), 256.0, [(10, 4), (5, 2), (5, 2), (5, 2)]),
+        (DeepConvNetConfig(), 100.0, [(4, 2)] * 4),
+        (DeepConvNetConfig(kernel=10, pool=3, published_sfreq=250.0), 250.0, [(10, 3)] * 4),
+    ],
+)
+def test_kernels_keep_their_duration_at_the_rate_that_reaches_them(config, sfreq, expected):
+    assert config.sizes(sfreq) == expected
+
+
+def test_short_epochs_need_fewer_blocks():
+    with pytest.raises(ValueError, match="4 blocks needs epochs of at least 76 samples at 128 Hz, got 75"):
+        DeepConvNet(DeepConvNetConfig(), SignalShape(6, 75, 128.0, 1), 5)
+    shape = SignalShape(6, 64, 100.0, 1)
+    for config, n_steps in ((DeepConvNetConfig(), 1), (PRESETS["deep_conv_net_embed"], 13)):
+        network = DeepConvNet(config, shape, 5).eval()
+        assert network.tokens(*inputs(shape)).shape == (3, n_steps, network.token_width)

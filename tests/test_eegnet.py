@@ -1,113 +1,136 @@
-"""EEGNet against its published sizes and an independent re-computation."""
+"""EEGNet: published parameter counts, every layer against a re-computation in numpy and scipy, limits on filters."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.signal import correlate
+from scipy.special import expm1
 
-from encoders.build import PRESETS, SignalShape, build_encoder
-from encoders.layers.constraints import apply_constraints
-from encoders.networks.eegnet import EEGNetConfig, same_padded
-
-
-def n_trainable(network):
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+from alignment.fit import FitConfig, fit
+from alignment.runtime import Runtime
+from encoders.build import PRESETS, SignalShape
+from encoders.networks.eegnet import EEGNet, EEGNetConfig
 
 
-@pytest.mark.parametrize(("n_channels", "n_times", "n_classes", "expected"), [(64, 128, 4, 2388), (22, 512, 4, 2484)])
-def test_parameter_counts_are_the_published_ones(n_channels, n_times, n_classes, expected):
-    shape = SignalShape(n_channels, n_times, 128.0, 1)
-    assert n_trainable(build_encoder(EEGNetConfig(), shape, n_classes)) == expected
+def inputs(shape, n=3):
+    return torch.randn(n, shape.n_channels, shape.n_times), torch.rand(shape.n_channels, 2), torch.zeros(n).long()
 
 
-def test_an_even_kernel_pads_one_sample_more_on_the_right():
-    padded = same_padded(torch.ones(1, 1, 128), 64)
-    assert padded.shape[-1] == 128 + 63
-    assert int((padded[0, 0] == 0).nonzero()[30]) == 30 and float(padded[0, 0, 31]) == 1.0
-    assert torch.equal(padded[0, 0, -32:], torch.zeros(32)) and float(padded[0, 0, -33]) == 1.0
+@pytest.mark.parametrize(("n_channels", "n_times", "expected"), [(64, 128, 2_388), (22, 512, 2_484)])
+def test_published_parameter_counts(n_channels, n_times, expected):
+    network = EEGNet(EEGNetConfig(), SignalShape(n_channels, n_times, 128.0, 1), 4)
+    assert sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) == expected
 
 
-def reference(network, data):
-    """Recompute the network in eval mode with numpy loops over layers, float64."""
-    weights = {name: value.detach().double().numpy() for name, value in network.state_dict().items()}
-
-    def norm(maps, name):
-        shape = (1, -1) + (1,) * (maps.ndim - 2)
-        parts = (weights[f"{name}.{part}"].reshape(shape) for part in ("running_mean", "running_var", "weight", "bias"))
-        mean, variance, scale, offset = parts
-        return (maps - mean) / np.sqrt(variance + 1e-3) * scale + offset
-
-    def elu(maps):
-        return np.where(maps > 0, maps, np.expm1(np.minimum(maps, 0)))
-
-    def pool(maps, size):
-        n = maps.shape[-1] // size
-        return maps[..., : n * size].reshape(*maps.shape[:-1], n, size).mean(-1)
-
-    def filtered(signal, taps):
-        padded = np.pad(signal, ((len(taps) - 1) // 2, len(taps) // 2))
-        return correlate(padded, taps, mode="valid")
-
-    temporal = weights["temporal.weight"][:, 0]
-    maps = np.stack([[[filtered(row, taps) for row in epoch] for taps in temporal] for epoch in data])
-    maps = norm(maps, "temporal_norm")
-    spatial = weights["spatial.weight"][:, 0, :, 0]
-    depth = len(spatial) // len(temporal)
-    maps = np.stack([np.einsum("c,bct->bt", row, maps[:, i // depth]) for i, row in enumerate(spatial)], axis=1)
-    maps = pool(elu(norm(maps, "spatial_norm")), 4)
-    separable = weights["separable.weight"][:, 0]
-    maps = np.stack([[filtered(row, taps) for row, taps in zip(one, separable, strict=True)] for one in maps])
-    maps = np.einsum("oi,bit->bot", weights["pointwise.weight"][..., 0], maps)
-    maps = pool(elu(norm(maps, "separable_norm")), 8)
-    # features are step by step in ours
-    flat = maps.transpose(0, 2, 1).reshape(len(maps), -1)
-    return flat @ weights["head.weight"].T + weights["head.bias"]
+def normed(maps, norm):
+    scale = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + 1e-3)
+    return (maps - norm.running_mean.numpy()[:, None]) * scale[:, None] + norm.bias.detach().numpy()[:, None]
 
 
-def test_the_network_is_what_its_layers_say():
+def elu(x):
+    return np.where(x > 0, x, expm1(np.minimum(x, 0)))
+
+
+def pooled(maps, n):
+    keep = maps.shape[-1] // n * n
+    return maps[..., :keep].reshape(*maps.shape[:-1], -1, n).mean(-1)
+
+
+def same(series, taps):
+    """Keras' "same": of an even kernel's zeros one more stands after the signal than before."""
+    before = (len(taps) - 1) // 2
+    return correlate(np.pad(series, (before, len(taps) - 1 - before)), taps, "valid")
+
+
+def test_every_layer_equals_a_recomputation_with_scipy():
     torch.manual_seed(0)
-    network = build_encoder(EEGNetConfig(kernel=0.25), SignalShape(5, 96, 128.0, 1), 7).double()
+    network = EEGNet(EEGNetConfig(), SignalShape(6, 128, 128.0, 1), 4).double()
+    data, positions, subject = inputs(SignalShape(6, 128, 128.0, 1), n=2)
+    data = data.double()
     for part in network.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.running_mean.normal_()
-            part.running_var.uniform_(0.5, 2)
+        if isinstance(part, torch.nn.BatchNorm1d):
             torch.nn.init.normal_(part.weight)
             torch.nn.init.normal_(part.bias)
-    data = torch.randn(3, 5, 96, dtype=torch.float64)
-    found = network.eval()(data, torch.zeros(5, 2), torch.zeros(3, dtype=torch.int64))
-    np.testing.assert_allclose(found.detach().numpy(), reference(network, data.numpy()), atol=1e-9)
+    for _ in range(3):
+        network.train()(data, positions, subject)  # running statistics away from 0 and 1
+    network.eval()
+    blocks = network.blocks
+    temporal, spatial = (part.weight.detach().numpy() for part in (blocks.bank.temporal, blocks.bank.spatial))
+    depthwise, pointwise = (part.weight.detach().numpy() for part in (blocks.depthwise, blocks.pointwise))
+    assert temporal.shape == (8, 1, 64) and spatial.shape == (16, 1, 6, 1) and depthwise.shape == (16, 1, 16)
+    expected = []
+    for epoch in data.numpy():
+        bank = np.stack([[same(row, taps[0]) for row in epoch] for taps in temporal])  # (8, 6, 128)
+        bank = normed(bank.reshape(8, -1), blocks.bank.norm).reshape(bank.shape)
+        maps = np.stack([spatial[k, 0, :, 0] @ bank[k // 2] for k in range(16)])
+        found = blocks.bank(data).detach().numpy()[len(expected)]
+        np.testing.assert_allclose(found, maps, atol=1e-10)
+        maps = pooled(elu(normed(maps, blocks.bank_norm)), 4)
+        maps = pointwise[:, :, 0] @ np.stack([same(row, taps[0]) for row, taps in zip(maps, depthwise, strict=True)])
+        maps = elu(normed(maps, blocks.separable_norm))
+        tokens = network.tokens(data, positions, subject).detach().numpy()[len(expected)]
+        np.testing.assert_allclose(tokens, maps.T, atol=1e-10)
+        dense = network.dense
+        expected.append(dense.weight.detach().numpy() @ pooled(maps, 8).ravel() + dense.bias.detach().numpy())
+    np.testing.assert_allclose(network(data, positions, subject).detach().numpy(), np.stack(expected), atol=1e-10)
 
 
-def test_the_order_used_for_inference_is_the_same_function():
+def test_filters_stay_inside_their_limits_after_every_step(tmp_path):
     torch.manual_seed(0)
-    network = build_encoder(EEGNetConfig(), SignalShape(9, 64, 100.0, 1), 8).double().train()
-    data = torch.randn(16, 9, 64, dtype=torch.float64)
-    network.temporal_norm.momentum = 1.0  # running statistics become those of this batch
+    shape = SignalShape(5, 64, 100.0, 1)
+    network = EEGNet(EEGNetConfig(dropout=0.0), shape, 3)
+    data, positions, subject = inputs(shape, n=8)
+    longest = []
+
+    def note(step, numbers):
+        spatial, dense = network.blocks.bank.spatial.weight.detach(), network.dense.weight.detach()
+        longest.append((float(spatial.flatten(1).norm(dim=1).max()), float(dense.norm(dim=1).max())))
+
+    def loss(module, batch):
+        return (module(batch, positions, subject) - 50).square().mean()
+
+    config = FitConfig(max_steps=6, lr=0.5, grad_clip=1e6)
+    fit(network, loss, lambda *_: data, config, Runtime(device="cpu"), tmp_path, on_step=note, progress=False)
+    assert max(one for one, _ in longest) <= 1 + 1e-6 and max(one for _, one in longest) <= 0.25 + 1e-6
+    assert max(one for one, _ in longest) > 0.99 and max(one for _, one in longest) > 0.24
+
+
+@pytest.mark.parametrize(
+    ("sfreq", "expected"), [(128.0, (64, 4, 16, 8)), (256.0, (128, 8, 16, 8)), (100.0, (50, 3, 17, 8))]
+)
+def test_kernels_keep_their_duration(sfreq, expected):
+    network = EEGNet(EEGNetConfig(), SignalShape(5, 256, sfreq, 1), 3)
+    blocks = network.blocks
+    sizes = (blocks.bank.temporal.kernel_size[0], blocks.pool, blocks.depthwise.kernel_size[0], network.second_pool)
+    assert sizes == expected
+
+
+def test_batch_norm_is_that_of_keras():
+    for part in EEGNet(EEGNetConfig(), SignalShape(5, 64, 100.0, 1), 3).modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            assert (part.eps, part.momentum) == (1e-3, 0.01)
+
+
+def test_too_short_epochs_are_refused_with_the_length_needed():
+    with pytest.raises(ValueError, match="at least 32 samples at 128 Hz, got 31"):
+        EEGNet(EEGNetConfig(), SignalShape(5, 31, 128.0, 1), 3)
+    EEGNet(EEGNetConfig(), SignalShape(5, 32, 128.0, 1), 3)
+
+
+def test_embedding_preset_and_tokens():
+    shape = SignalShape(63, 64, 100.0, 4)
+    network = EEGNet(PRESETS["eegnet_embed"], shape, 128).eval()
+    assert network.blocks.bank.temporal.weight.shape[0] == 16 and network.blocks.bank.spatial.weight.shape[0] == 64
+    assert network.tokens(*inputs(shape)).shape == (3, 21, network.token_width)
+
+
+def test_people_matter_only_with_subject_layers():
+    torch.manual_seed(0)
+    shape = SignalShape(5, 64, 100.0, 2)
+    data, positions, subject = inputs(shape)
+    plain = EEGNet(EEGNetConfig(), shape, 8).eval()
+    assert torch.equal(plain(data, positions, subject), plain(data, positions + 1, subject + 1))
+    people = EEGNet(EEGNetConfig(subject_layers=True), shape, 8).eval()
     with torch.no_grad():
-        trained = network._filtered(data)
-        network.temporal_norm.running_var *= (16 * 9 * 64 - 1) / (16 * 9 * 64)  # torch stores the unbiased variance
-        torch.testing.assert_close(network.eval()._filtered(data), trained, atol=1e-9, rtol=1e-9)
-
-
-def test_max_norms_hold_after_a_step():
-    network = build_encoder(EEGNetConfig(), SignalShape(9, 64, 100.0, 1), 8)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(10 * torch.randn_like(parameter))
-    apply_constraints(network)
-    assert float(network.spatial.weight.detach().flatten(1).norm(dim=1).max()) <= 1 + 1e-6
-    assert float(network.head.weight.detach().norm(dim=1).max()) <= 0.25 + 1e-6
-
-
-def test_kernels_scale_with_the_sampling_rate():
-    taps = [
-        build_encoder(EEGNetConfig(), SignalShape(4, 128, sfreq, 1), 3).temporal.kernel_size[0]
-        for sfreq in (100.0, 128.0, 250.0)
-    ]
-    assert taps == [50, 64, 125]
-
-
-def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="eegnet needs epochs of at least 32 samples, got 31; lengthen"):
-        build_encoder(EEGNetConfig(), SignalShape(4, 31, 100.0, 1), 3)
-    assert PRESETS["eegnet_embed"].n_temporal * PRESETS["eegnet_embed"].depth == 64
+        people.people.weight[1] *= -1
+    assert not torch.allclose(people(data, positions, subject), people(data, positions, subject + 1))

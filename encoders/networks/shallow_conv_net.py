@@ -1,12 +1,11 @@
-"""ShallowConvNet: a temporal-spatial convolution whose log power is averaged over time and projected.
+"""ShallowConvNet: temporal and spatial convolution, then the logarithm of the pooled square, which is band power.
 
-The defaults are the ARL collection's sizes for 128 Hz; the preset ``shallow_conv_net_original`` has the original
-pooling of 75 samples in steps of 15 at 250 Hz.
+Kernel and pool are given in seconds. The defaults are the sizes of the authors of EEGNet for 128 Hz (13, 35 and 7
+samples); ``shallow_conv_net_original`` is the first publication's (25, 75 and 15 samples at 250 Hz).
 """
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,22 +15,23 @@ from encoders.layers.folded_convolution import FoldedConvolution
 from encoders.layers.signal_shape import SignalShape
 from encoders.layers.subject_layers import SubjectLayers
 
-MOMENTUM, EPSILON = 0.1, 1e-5
-POWER_RANGE = (1e-7, 1e4)
+LOWEST_POWER, HIGHEST_POWER = 1e-7, 1e4
 
 
 class ShallowConvNetConfig(BaseModel):
-    """Sizes of `ShallowConvNet`."""
+    """Sizes of `ShallowConvNet`; the defaults are those for 128 Hz."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    source: ClassVar[str] = "Schirrmeister et al. 2017, Hum. Brain Mapp., arXiv:1703.05051"
+    source: ClassVar[str] = "Schirrmeister et al. 2017, Hum. Brain Mapp.; sizes: Lawhern et al. 2018, arXiv:1611.08024"
 
     name: Literal["shallow_conv_net"] = "shallow_conv_net"
     n_filters: int = Field(40, gt=0)
-    kernel: float = Field(0.1, gt=0, description="temporal kernel, s (13 samples at 128 Hz)")
-    pool: float = Field(35 / 128, gt=0, description="averaging window, s")
-    stride: float = Field(7 / 128, gt=0, description="averaging step, s")
+    kernel: float = Field(13 / 128, gt=0, description="temporal kernel, s")
+    pool: float = Field(35 / 128, gt=0, description="mean pooling window, s")
+    stride: float = Field(7 / 128, gt=0, description="pooling step, s")
     dropout: float = Field(0.5, ge=0, lt=1)
+    conv_max_norm: float = Field(2.0, gt=0)
+    dense_max_norm: float = Field(0.5, gt=0, description="longest row of the dense layer")
     subject_layers: bool = Field(False, description="one channel mixing per person before the convolutions (ours)")
 
     def build(self, shape: SignalShape, embed_dim: int) -> "ShallowConvNet":
@@ -40,21 +40,25 @@ class ShallowConvNetConfig(BaseModel):
 
 
 class ShallowConvNet(nn.Module):
-    """Filter, square, average, take the logarithm, project.
-
-    It sees power only: the sign of a response is lost, which suits rhythms and costs much on evoked responses.
+    """Convolve over time and sensors, take the log of the mean square in sliding windows, project.
 
     Parameters
     ----------
     config : ShallowConvNetConfig
     shape : SignalShape
+        Channels and samples are fixed by the spatial convolution and the dense layer.
     embed_dim : int
-        Width of the output. With the number of classes here, this is the published classifier without its softmax.
+        Width of the output.
+
+    Attributes
+    ----------
+    token_width : int
+        Width of `tokens`.
 
     Raises
     ------
     ValueError
-        If the epoch is shorter than one kernel and one averaging window.
+        If the epoch is shorter than one kernel plus one pooling window.
 
     References
     ----------
@@ -72,22 +76,28 @@ class ShallowConvNet(nn.Module):
                 f"shallow_conv_net needs epochs of at least {shortest} samples at {shape.sfreq:g} Hz, got "
                 f"{shape.n_times}; lengthen the window or shorten kernel and pool"
             )
-        n, n_steps = config.n_filters, (shape.n_times - shortest) // self.stride + 1
+        n_steps = (shape.n_times - shortest) // self.stride + 1
+        self.token_width = config.n_filters
         self.people = (
             SubjectLayers(shape.n_channels, shape.n_subjects, init="identity") if config.subject_layers else None
         )
-        self.filters = FoldedConvolution(n, n, shape.n_channels, kernel, bias=False, max_norm=2.0)
-        self.norm = nn.BatchNorm1d(n, eps=EPSILON, momentum=MOMENTUM)
+        self.front = FoldedConvolution(
+            config.n_filters, config.n_filters, shape.n_channels, kernel, bias=False, max_norm=config.conv_max_norm
+        )
+        self.norm = nn.BatchNorm1d(config.n_filters)
         self.dropout = nn.Dropout(config.dropout)
-        self.token_width = n
-        self.head = MaxNormLinear(n * n_steps, embed_dim, max_norm=0.5)
+        self.dense = MaxNormLinear(config.n_filters * n_steps, embed_dim, config.dense_max_norm)
+
+    def _log_power(self, data: Tensor, subject: Tensor) -> Tensor:
+        if self.people is not None:
+            data = self.people(data, subject)
+        power = F.avg_pool1d(self.norm(self.front(data)).square(), self.pool, self.stride)
+        log_power: Tensor = self.dropout(power.clamp(LOWEST_POWER, HIGHEST_POWER).log())
+        return log_power
 
     def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
-        """Return log power per step, (b, n_steps, token_width); arguments as in `forward`."""
-        maps = self.norm(self.filters(data if self.people is None else self.people(data, subject)))
-        power = F.avg_pool1d(maps.square(), self.pool, self.stride)
-        # (b, n, s) -> (b, s, n)
-        return torch.transpose(self.dropout(power.clamp(*POWER_RANGE).log()), 1, 2)
+        """Return the log powers in front of the dense layer, ``(b, n_steps, token_width)``."""
+        return self._log_power(data, subject).transpose(1, 2)
 
     def forward(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
         """Embed epochs.
@@ -105,5 +115,5 @@ class ShallowConvNet(nn.Module):
         -------
         Tensor, (b, embed_dim), float32
         """
-        embeds: Tensor = self.head(self.tokens(data, positions, subject).flatten(1))
+        embeds: Tensor = self.dense(self._log_power(data, subject).flatten(1))
         return embeds
