@@ -125,6 +125,18 @@ def test_causal_steps_use_the_newest_sample_and_the_last_one_is_the_embedding():
     assert not torch.allclose(network.over_time(data, positions, subject)[:, 3], out[:, 3])
 
 
+def test_causal_filters_start_at_unit_variance_on_white_noise():
+    torch.manual_seed(0)
+    stage = MapCNN(ConvSizes(n_filters=6, kernel=0.1, pool=0.01, stride=0.01), True, Table(20, 2000, 100.0))
+    with torch.no_grad():
+        stage.temporal.bias.zero_()
+        stage.spatial.bias.zero_()
+        filtered = stage(torch.randn(4, 20, 2000))
+    # of a unit normal variable, half of the values are positive, with mean square 1 / 2 over all
+    square = filtered.clamp(min=0).square().mean(dim=(0, 2))
+    torch.testing.assert_close(square, torch.full((6,), 0.5), atol=0.05, rtol=0)
+
+
 def test_networks_that_look_ahead_have_no_output_over_time():
     with pytest.raises(ValueError, match="looks ahead"):
         _network("cnn_transformer").over_time(*_inputs())
