@@ -5,7 +5,8 @@
 Medians: inference at batch 64; a training step at batch 128 (forward, symmetric InfoNCE against 1024 numbers,
 gradients, fused AdamW). Figures of the published code stand beside, as measured elsewhere on one thread; they vary with
 the machine. So the published order of steps is timed in the same run for three designs: compare those. The memory
-allocator's settings matter by a factor of 2, and are the same for both. A quarter of an hour for all presets.
+allocator's settings matter by a factor of 2, and are the same for both. Writes its part of ``BENCHMARKS.md``. Half an
+hour for all presets.
 """
 
 import argparse
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignment.losses import info_nce  # noqa: E402
+from benchmarks.report_file import write_section  # noqa: E402
 from encoders.build import PRESETS, SignalShape, build_encoder  # noqa: E402
 
 SIZES = {"17x250": (17, 250, 250.0), "63x250": (63, 250, 250.0), "271x201": (271, 201, 200.0)}
@@ -36,8 +38,8 @@ PUBLISHED = {
     "ts_conv_neurobridge": ("NeuroBridge TSConv", {"17x250": "590/276", "63x250": "154/92", "271x201": "fails"}),
     "atm": ("ATM ATMS", {"17x250": "591/244", "63x250": "197/64", "271x201": "fails"}),
     "brain_module": ("SimpleConv", {"17x250": "42/12", "63x250": "40/11", "271x201": "39/-"}),
-    "eeg_net": ("braindecode EEGNetv4", {"17x250": "3130/902", "63x250": "980/229", "271x201": "131/67"}),
-    "shallow_net": ("braindecode ShallowFBCSPNet", {"17x250": "1844/1061", "63x250": "699/296", "271x201": "228/92"}),
+    "eegnet": ("braindecode EEGNetv4", {"17x250": "3130/902", "63x250": "980/229", "271x201": "131/67"}),
+    "shallow_conv_net": ("braindecode ShallowFBCSPNet", {"17x250": "1844/1061", "63x250": "699/296", "271x201": "228/92"}),
 }
 
 
@@ -194,7 +196,13 @@ def main() -> None:
     if unknown:
         parser.error(f"no presets {unknown}; there are {sorted(PRESETS)}")
     torch.set_num_threads(1)
-    lines(arguments.presets or list(PRESETS), arguments.sizes, arguments.repeats, plain=not arguments.no_plain)
+    table = lines(arguments.presets or list(PRESETS), arguments.sizes, arguments.repeats, plain=not arguments.no_plain)
+    text = (
+        f"`python benchmarks/encoder_speed.py {' '.join(arguments.presets)}`: epochs/s on one CPU thread, float32, "
+        "embed_dim 1024; inference at batch 64, a training step (InfoNCE, AdamW) at batch 128. Published figures come "
+        "from another machine.\n\n"
+    )
+    write_section("Speed of the encoders", text + "\n".join(table))
 
 
 if __name__ == "__main__":
