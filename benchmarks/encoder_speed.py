@@ -39,7 +39,10 @@ PUBLISHED = {
     "atm": ("ATM ATMS", {"17x250": "591/244", "63x250": "197/64", "271x201": "fails"}),
     "brain_module": ("SimpleConv", {"17x250": "42/12", "63x250": "40/11", "271x201": "39/-"}),
     "eegnet": ("braindecode EEGNetv4", {"17x250": "3130/902", "63x250": "980/229", "271x201": "131/67"}),
-    "shallow_conv_net": ("braindecode ShallowFBCSPNet", {"17x250": "1844/1061", "63x250": "699/296", "271x201": "228/92"}),
+    "shallow_conv_net": (
+        "braindecode ShallowFBCSPNet",
+        {"17x250": "1844/1061", "63x250": "699/296", "271x201": "228/92"},
+    ),
 }
 
 
