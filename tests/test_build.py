@@ -204,3 +204,17 @@ def test_configs_survive_json_and_are_told_apart_by_name():
 def test_every_preset_builds():
     for config in PRESETS.values():
         assert build_encoder(config, SHAPE, 32) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [SignalShape(63, 250, 250.0, 2), SignalShape(271, 201, 200.0, 2)], ids=["eeg", "meg"])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_full_sizes_embed_and_learn(preset, shape):
+    torch.manual_seed(0)
+    data, positions, subject = _batch(shape, n=4)
+    network = build_encoder(PRESETS[preset], shape, 1024)
+    out = network.train()(data, positions, subject)
+    functional.mse_loss(out, torch.randn(out.shape)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
+    out = network.eval()(data, positions, subject)
+    assert out.shape == (4, 1024) and out.isfinite().all()
