@@ -48,6 +48,7 @@ bench: $(STAMP)  ## measure speed: service, encoders, wavelets, stream
 
 bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains -> BENCHMARKS.md; hours, resumes
 	$(BIN)/python benchmarks/encoder_table.py
+	$(BIN)/python benchmarks/merging_table.py
 
 IMAGES ?=
 demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures
