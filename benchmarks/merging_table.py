@@ -127,8 +127,8 @@ def main() -> None:
     rows = [*rows_of(bench, "shared seed", seed, related), *rows_of(bench, "unrelated", seed, unrelated)]
     body = [
         f"`python benchmarks/merging_table.py`: **simulated** recordings as above; {steps} steps per expert, weights "
-        "behind the sensors' stem merged, no training afterwards. Averages of 4 presentations, n = 800, greedy top-1 of "
-        "200, chance 0.005; 95 % intervals over pictures; one seed. Experts from unrelated seeds are the control.",
+        "behind the sensors' stem merged, no training afterwards. Averages of 4 presentations, n = 800, greedy top-1 "
+        "of 200, chance 0.005; 95 % intervals over pictures; one seed. Experts from unrelated seeds are the control.",
         "",
         "| experts | weight distance | merged by | EEG | MEG |",
         "|---|---:|---|---:|---:|",
