@@ -73,10 +73,10 @@ SMALL = {
     "cnn_transformer_gat": HybridConfig(name="cnn_transformer_gat", width=16, heads=2, layers=1, n_filters=12),
     "wavelet_cnn_gat": HybridConfig(name="wavelet_cnn_gat", width=16, heads=2, n_filters=8),
     "spatio_temporal_transformer": SpatioTemporalTransformerConfig(
-        width=16, spatial_layers=1, temporal_layers=1, n_readouts=8, subject_layers=True
+        width=16, spatial_layers=1, temporal_layers=1, n_virtual=16, subject_layers=True
     ),
     "spatio_temporal_transformer_bands": SpatioTemporalTransformerConfig(
-        features="band_power", window=0.25, width=16, spatial_layers=1, temporal_layers=1, n_readouts=8
+        features="band_power", window=0.25, width=16, spatial_layers=1, temporal_layers=1, n_virtual=16
     ),
     "stgate": STGATEConfig(width=16, heads=4, layers=1, subject_layers=True),
 }

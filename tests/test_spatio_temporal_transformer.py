@@ -79,13 +79,15 @@ def test_the_same_weights_read_another_montage():
     assert network(*_inputs(n_channels=31)).shape == (3, 24)
 
 
-def test_unknown_places_have_no_code():
+def test_unknown_places_have_no_code_and_one_at_least_must_be_known():
     network = _network(PATCH)
     data, positions, subject = _inputs()
     positions[3] = -0.1
     expected = network(data, positions, subject)
     positions[3] = -0.7
     assert torch.equal(network(data, positions, subject), expected) and expected.isfinite().all()
+    with pytest.raises(ValueError, match="20 sensors without one"):
+        network(data, torch.full((20, 2), -0.1), subject)
 
 
 @BOTH

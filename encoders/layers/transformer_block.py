@@ -1,7 +1,7 @@
 """The transformer encoder that several networks share: pre-norm blocks on fused scaled-dot-product attention.
 
 Written out instead of `torch.nn.TransformerEncoderLayer`, because that one switches to another implementation in
-evaluation, offers no way to ask for some of the tokens only, and hides the keys and values a stream would keep.
+evaluation, and hides the keys and values that a stream would keep.
 """
 
 import torch
@@ -58,29 +58,18 @@ class TransformerBlock(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, tokens: Tensor, n_out: int | None = None) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Let tokens attend.
 
         Parameters
         ----------
         tokens : Tensor, (b, n, width), float32
-        n_out : int, optional
-            Compute the first ``n_out`` tokens only; all are still attended to. Not with ``causal``.
 
         Returns
         -------
-        Tensor, (b, n_out or n, width), float32
+        Tensor, (b, n, width), float32
         """
-        assert n_out is None or not self.causal
-        normed = self.attention_norm(tokens)
-        if n_out is None:
-            query, key, value = self._split(self.query_key_value(normed))
-        else:
-            tokens = tokens[:, :n_out]
-            width = tokens.shape[-1]
-            weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            (query,) = self._split(F.linear(normed[:, :n_out], weight[:width], bias[:width]))
-            key, value = self._split(F.linear(normed, weight[width:], bias[width:]))
+        query, key, value = self._split(self.query_key_value(self.attention_norm(tokens)))
         return self._add(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=self.causal))
 
     def step(self, tokens: Tensor, cache: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
@@ -98,14 +87,14 @@ class TransformerBlock(nn.Module):
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         # (b, n, parts * h * f) -> parts of (b, h, n, f)
-        n_epochs, n_tokens, width = projected.shape
+        n_epochs, n_tokens, _ = projected.shape
         head_width = self.query_key_value.in_features // self.heads
         parts = projected.view(n_epochs, n_tokens, -1, self.heads, head_width)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class TransformerEncoder(nn.Module):
-    """A stack of blocks and a last normalisation.
+    """A stack of blocks. No normalisation follows the last one: it would take the tokens' amplitudes from the read-out.
 
     Parameters
     ----------
@@ -120,15 +109,12 @@ class TransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout, causal, expansion) for _ in range(n_layers))
-        self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, n_out: int | None = None) -> Tensor:
-        """Map ``(b, n, width)`` to ``(b, n, width)``, or to the first ``n_out`` tokens of it."""
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            tokens = block(tokens, n_out if i == last else None)
-        out: Tensor = self.norm(tokens)
-        return out
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(b, n, width)`` to ``(b, n, width)``."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
     def step(self, tokens: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
         """Continue a causal stack by the next tokens, with one cache per block; all None at the beginning."""
@@ -137,7 +123,7 @@ class TransformerEncoder(nn.Module):
             assert isinstance(block, TransformerBlock)
             tokens, grown = block.step(tokens, cache)
             after.append(grown)
-        return self.norm(tokens), tuple(after)
+        return tokens, tuple(after)
 
 
 class PatchTransformer(nn.Module):

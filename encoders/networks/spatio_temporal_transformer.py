@@ -16,12 +16,12 @@ from encoders.layers.band_power import BandPower, log_power
 from encoders.layers.fourier_positions import FourierPositions
 from encoders.layers.residual_projection import ResidualProjection
 from encoders.layers.signal_shape import SignalShape
-from encoders.layers.spatial_attention import SpatialAttention
 from encoders.layers.subject_layers import SubjectLayers
 from encoders.layers.transformer_block import TransformerEncoder
 
 BANDS = ((1.0, 4.0), (4.0, 8.0), (8.0, 13.0), (13.0, 30.0), (30.0, 45.0))
 FOURIER_WIDTH = 288
+READOUT_WIDTH = 8  # features that each place passes on
 
 
 class SpatioTemporalTransformerConfig(BaseModel):
@@ -38,7 +38,7 @@ class SpatioTemporalTransformerConfig(BaseModel):
     heads: int = Field(4, gt=0)
     spatial_layers: int = Field(2, gt=0)
     temporal_layers: int = Field(2, gt=0)
-    n_readouts: int = Field(16, gt=0, description="tokens that collect what the sensors of a window say")
+    n_virtual: int = Field(64, gt=0, description="weighted sums of the sensors that a window is read out by")
     readout: Literal["flatten", "token"] = Field("flatten", description="all windows side by side, or one token")
     dropout: float = Field(0.25, ge=0, lt=1)
     subject_layers: bool = Field(False, description="one channel mixing per person at the start (ours)")
@@ -52,8 +52,8 @@ class SpatioTemporalTransformer(nn.Module):
     """Let the sensors of each window attend to each other, then the windows, and project.
 
     Sensors are told apart by the Fourier code of their position alone, so any montage can be read (except with
-    ``subject_layers``, which fix the channels). The read-out tokens of a window start from soft averages around places
-    that cover the head: out of one mean over all sensors, evoked fields in noise are hard to tell apart. Attention
+    ``subject_layers``, which fix the channels). A window is read out by sums over its sensors whose weights are learned
+    functions of the position; averages over places of the head would lose what whitened neighbours differ in. Attention
     costs ``c^2 w + w^2`` instead of ``(c w)^2`` for ``c`` sensors and ``w`` windows.
 
     Parameters
@@ -91,7 +91,6 @@ class SpatioTemporalTransformer(nn.Module):
             )
         n_windows = -(-shape.n_times // self.n_window)
         self.padding = n_windows * self.n_window - shape.n_times
-        self.n_readouts = config.n_readouts
         width = self.token_width = config.width
         self.people = (
             SubjectLayers(shape.n_channels, shape.n_subjects, init="identity") if config.subject_layers else None
@@ -105,11 +104,12 @@ class SpatioTemporalTransformer(nn.Module):
             white = 2 / shape.sfreq * torch.tensor([high - low for low, high in config.bands])
             self.register_buffer("white", white.log(), persistent=False)
         self.place_code = FourierPositions(FOURIER_WIDTH)
-        self.gather = SpatialAttention(config.n_readouts, FOURIER_WIDTH, init="anchored")
         self.embed_place = nn.Linear(FOURIER_WIDTH, width)
-        self.readouts = nn.Parameter(0.02 * torch.randn(config.n_readouts, width))
         self.spatial = TransformerEncoder(width, config.heads, config.spatial_layers, config.dropout, expansion=2)
-        self.collect = nn.Linear(config.n_readouts * width, width)
+        self.narrow = nn.Linear(width, READOUT_WIDTH)
+        self.gather = nn.Linear(FOURIER_WIDTH, config.n_virtual, bias=False)
+        nn.init.normal_(self.gather.weight, std=(FOURIER_WIDTH / 2) ** -0.5)  # the length of every code, inverted
+        self.collect = nn.Linear(config.n_virtual * READOUT_WIDTH, width)
         self.times = nn.Parameter(0.02 * torch.randn(n_windows, width))
         self.token = nn.Parameter(torch.randn(1, width)) if config.readout == "token" else None
         self.temporal = TransformerEncoder(width, config.heads, config.temporal_layers, config.dropout)
@@ -126,17 +126,20 @@ class SpatioTemporalTransformer(nn.Module):
 
     def embed_windows(self, windows: Tensor, positions: Tensor) -> Tensor:
         """Attend over the sensors of each window: (b, w, c, n_features) to (b, w, width), windows apart."""
-        n_epochs, n_windows = windows.shape[:2]
+        n_epochs, n_windows, n_channels, _ = windows.shape
         known = (positions >= 0).all(dim=-1, keepdim=True)
-        place = self.embed_place(self.place_code(positions)) * known  # an unknown place has no code
-        near = self.gather.weights(positions)
+        if not bool(known.any(dim=-2).all()):
+            raise ValueError(
+                f"spatio_temporal_transformer needs sensor positions, got {n_channels} sensors without one; "
+                "take positions from a montage or a standard layout"
+            )
+        code = self.place_code(positions) * known  # an unknown place has no code, and is not read out
+        place, near = self.embed_place(code), self.gather(code).mT / n_channels**0.5
         if positions.ndim == 3:  # one montage per epoch, the same for all of its windows
             place, near = place.unsqueeze(1), near.unsqueeze(1)
-        sensors = self.embed(windows)
-        readouts = near @ sensors + self.readouts
-        tokens = torch.cat([readouts, sensors + place], dim=2).flatten(0, 1)
-        collected = self.spatial(tokens, n_out=self.n_readouts)
-        embedded: Tensor = self.collect(collected.view(n_epochs, n_windows, -1))
+        sensors = self.spatial((self.embed(windows) + place).flatten(0, 1))
+        heard = near @ self.narrow(sensors).view(n_epochs, n_windows, n_channels, READOUT_WIDTH)
+        embedded: Tensor = self.collect(heard.flatten(2))
         return embedded
 
     def tokens(self, data: Tensor, positions: Tensor, subject: Tensor) -> Tensor:
@@ -157,8 +160,7 @@ class SpatioTemporalTransformer(nn.Module):
         data : Tensor, (b, c, t), float32
             Preprocessed, unitless.
         positions : Tensor, (c, 2) or (b, c, 2), float32
-            Layout coordinates in [0, 1]; sensors with a negative one take part without a place,
-            but one at least needs a place.
+            Layout coordinates in [0, 1]; sensors with a negative one are heard by the others but not read out.
         subject : Tensor, (b,), int64
             Used only with ``subject_layers``.
 
