@@ -25,12 +25,11 @@ def write_tables(
 ) -> None:
     """Write one section per choice of modalities, from whatever jobs are finished."""
     results = [json.loads(file.read_text()) for file in sorted(work.glob("*/result.json"))]
-    yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks-eeg+meg-yardsticks-0"), None)
+    yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks"), None)
     if yardsticks is None:
         raise SystemExit("the yardsticks are not finished; run the benchmark first")
     for modalities, title in layout_names.items():
-        mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != yardsticks]
-        mine = [one for one in mine if one.get("group") not in {None, "yardsticks"}]
+        mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != "yardsticks"]
         if mine:
             body = preamble(max_steps, max_seconds) + table(mine, yardsticks, work, "+".join(modalities))
             write_section(f"Encoders on the simulated study: {title}", body)
