@@ -18,9 +18,13 @@ PACKAGES = ("encoders", "alignment", "generation", "serving")  # each may import
 HOMES = {
     "mne": "encoders",
     "pywt": "encoders",
+    "mne_bids": "encoders",
+    "pyarrow": "encoders",
+    "fsspec": "encoders",
     "open_clip": "alignment",
     "transformers": "alignment",
     "accelerate": "alignment",
+    "optuna": "alignment",
     "torchvision": "alignment",
     "diffusers": "generation",
     "ray": "serving",
