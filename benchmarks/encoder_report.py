@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from alignment.retrieval import report_similarity
+from benchmarks.encoder_jobs import GATE, WHY_BELOW, Budget
 from benchmarks.report_file import write_section
 
 COLUMNS = (
@@ -20,9 +21,7 @@ COLUMNS = (
 RULE = "|---|" + "---:|" * 11
 
 
-def write_tables(
-    work: Path, layout_names: Mapping[tuple[str, ...], str], max_steps: int, max_seconds: float
-) -> None:
+def write_tables(work: Path, layout_names: Mapping[tuple[str, ...], str]) -> None:
     """Write one section per choice of modalities, from whatever jobs are finished."""
     results = [json.loads(file.read_text()) for file in sorted(work.glob("*/result.json"))]
     yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks"), None)
@@ -31,20 +30,21 @@ def write_tables(
     for modalities, title in layout_names.items():
         mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != "yardsticks"]
         if mine:
-            body = preamble(max_steps, max_seconds) + table(mine, yardsticks, work, "+".join(modalities))
+            body = preamble() + table(mine, yardsticks, work, "+".join(modalities))
             write_section(f"Encoders on the simulated study: {title}", body)
 
 
-def preamble(max_steps: int, max_seconds: float) -> str:
+def preamble() -> str:
     """Say what was done and under which conditions."""
-    machine = platform.processor() or platform.machine()
+    machine, budget = platform.processor() or platform.machine(), Budget()
     return (
         "`make bench-encoders`. **Simulated** recordings (true lead fields, four people) of procedural pictures; no "
-        f"real brain took part. Same data for all: 32,000 single presentations of 4,000 pictures; at most {max_steps} "
-        f"steps of 256 epochs and {max_seconds:.0f} s of processor time for steps, on one thread ({machine}, torch "
-        f"{torch.__version__}); weights selected on 200 validation pictures. Test: 200 unseen concepts x 4 "
-        "people, single presentations (n = 3,200) and averages of 4 (n = 800); greedy top-1 and top-5 of 200, chance "
-        "0.005 and 0.025; in brackets 95 % intervals over pictures, seeds pooled.\n\n"
+        "real brain took part. Same data for all: 32,000 single presentations of 4,000 pictures; at most "
+        f"{budget.steps} steps of {budget.batch_size} epochs and {budget.seconds:.0f} s of processor time for steps, on "
+        f"one thread ({machine}, torch {torch.__version__}), where a row says nothing else; weights selected on 200 "
+        "validation pictures. Test: 200 unseen concepts x 4 people, single presentations (n = 3,200) and averages of 4 "
+        "(n = 800); greedy top-1 and top-5 of 200, chance 0.005 and 0.025; in brackets 95 % intervals over pictures, "
+        "seeds pooled.\n\n"
     )
 
 
@@ -56,17 +56,18 @@ def table(results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Pa
     rows: dict[str, list[dict[str, Any]]] = {}
     for one in results:
         rows.setdefault(one["title"], []).append(one)
-    lines = []
+    lines, below = [], []
     for title, runs in rows.items():
         if any("error" in run for run in runs):
             lines.append((-1.0, f"| {title} | {runs[0]['error'].replace('|', '/')} |" + " |" * 10))
             continue
         single, mean = (pooled(runs, work, key, label) for label in ("single", averaged))
         ratios = [scores["top_1"] / ridge[label] for label, scores in (("single", single), (averaged, mean))]
+        if mean["top_5"] < GATE:
+            below.append(f"{title} ({WHY_BELOW.get(title, 'not known why')})")
         lines.append((
             mean["top_1"],
-            f"| {title} | {runs[0]['n_parameters']:,} | {np.median([run['train_rate'] for run in runs]):,.0f} "
-            f"| {np.median([run['inference_rate'] for run in runs]):,.0f} | {runs[0]['steps']} | {len(runs)} "
+            f"| {title}{unusual(runs[0])} | {costs(runs)} | {len(runs)} "
             f"| {figure(single, 'top_1')} | {single['top_5']:.3f} | {figure(mean, 'top_1')} | {mean['top_5']:.3f} "
             f"| {ratios[0]:.2f} / {ratios[1]:.2f} | {mean['top_1'] / ideal[averaged]:.2f} |",
         ))  # fmt: skip
@@ -80,7 +81,24 @@ def table(results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Pa
             f"| {figure(mean, 'top_1')} | {mean['top_5']:.3f} | {ratios[0]:.2f} / {ratios[1]:.2f} "
             f"| {mean['top_1'] / ideal[averaged]:.2f} |"
         )
-    return "\n".join([COLUMNS, RULE, *fixed, *(line for _, line in lines)])
+    gate = f"Top-5 of averaged epochs below {GATE:.2f}: {'; '.join(below) or 'none'}."
+    return "\n".join([COLUMNS, RULE, *fixed, *(line for _, line in lines), "", gate])
+
+
+def costs(runs: list[dict[str, Any]]) -> str:
+    """Fill the columns of parameters, speed and steps; joining finished answers has none of these."""
+    if "train_rate" not in runs[0]:
+        return "| | |"
+    rates = [np.median([run[name] for run in runs]) for name in ("train_rate", "inference_rate")]
+    return f"{runs[0]['n_parameters']:,} | {rates[0]:,.0f} | {rates[1]:,.0f} | {runs[0]['steps']}"
+
+
+def unusual(run: Mapping[str, Any]) -> str:
+    """Say which budget a run had, if not the usual one."""
+    budget, usual = Budget(**run.get("budget", {})), Budget()
+    if budget == usual:
+        return ""
+    return f" ({budget.seconds:,.0f} s, steps of {budget.batch_size}, learning rate {budget.lr:g})"
 
 
 def figure(scores: Mapping[str, Any], name: str) -> str:

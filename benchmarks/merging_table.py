@@ -24,8 +24,8 @@ from alignment.fit import fit  # noqa: E402
 from alignment.retrieval import RetrievalReport, report_similarity  # noqa: E402
 from alignment.runtime import Runtime  # noqa: E402
 from alignment.train import BrainTraining  # noqa: E402
-from benchmarks.encoder_jobs import LEARNING_RATE  # noqa: E402
-from benchmarks.encoder_table import Laboratory  # noqa: E402
+from benchmarks.encoder_jobs import Budget  # noqa: E402
+from benchmarks.encoder_laboratory import Laboratory  # noqa: E402
 from benchmarks.report_file import write_section  # noqa: E402
 from encoders.build import PRESETS  # noqa: E402
 from encoders.merging import collect_gram, interpolate, modality_arithmetic, regmean, weight_distance  # noqa: E402
@@ -61,7 +61,7 @@ class Bench:
         if start is not None:
             encoder.load_state_dict(dict(start))
         config = training.config.fit.model_copy(
-            update={"max_steps": steps, "validate_every": steps, "checkpoint_every": steps, "lr": LEARNING_RATE}
+            update={"max_steps": steps, "validate_every": steps, "checkpoint_every": steps, "lr": Budget().lr}
         )
         with tempfile.TemporaryDirectory() as folder:
             fit(training.module, training.loss, training.batch_at, config, training.runtime, Path(folder))
