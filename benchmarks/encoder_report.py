@@ -40,8 +40,8 @@ def preamble() -> str:
     return (
         "`make bench-encoders`. **Simulated** recordings (true lead fields, four people) of procedural pictures; no "
         "real brain took part. Same data for all: 32,000 single presentations of 4,000 pictures; at most "
-        f"{budget.steps} steps of {budget.batch_size} epochs and {budget.seconds:.0f} s of processor time for steps, on "
-        f"one thread ({machine}, torch {torch.__version__}), where a row says nothing else; weights selected on 200 "
+        f"{budget.steps} steps of {budget.batch_size} epochs and {budget.seconds:.0f} s of processor time for steps, "
+        f"on one thread ({machine}, torch {torch.__version__}), where a row says nothing else; weights selected on 200 "
         "validation pictures. Test: 200 unseen concepts x 4 people, single presentations (n = 3,200) and averages of 4 "
         "(n = 800); greedy top-1 and top-5 of 200, chance 0.005 and 0.025; in brackets 95 % intervals over pictures, "
         "seeds pooled.\n\n"

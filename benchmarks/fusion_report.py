@@ -38,8 +38,8 @@ def write_fusion_section(work: Path) -> None:
     body = [
         "`make bench-encoders`. **Simulated** recordings; averages of 4 presentations, greedy top-1 of 200, chance "
         "0.005; differences in points (hundredths) of top-1 on the same test epochs, with 95 % bootstrap intervals "
-        "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality with the same steps. Held: with a modality "
-        f"missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
+        "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality with the same steps. Held: "
+        f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
         f"{100 * MIN_GAIN:.0f} points above the better one alone.",
         "",
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
