@@ -25,7 +25,10 @@ FUSIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "add": (("name", "add"),),
     "half_concat": (("name", "half_concat"),),
     **{f"aggregate {kind}": (("name", "aggregate"), ("kind", kind)) for kind in KINDS},
-    **{f"cross_attention {style}": (("name", "cross_attention"), ("style", style)) for style in STYLES},
+    **{
+        f"cross_attention {style}": (("name", "cross_attention"), ("style", style), ("width", 64), ("heads", 4))
+        for style in STYLES
+    },
 }
 EARLY = ("brain_module_demo", "eeg_project", "ts_conv")
 WITHOUT_LEARNING = ("scores averaged", "ranks averaged", "embeddings averaged", "canonical correlation")
@@ -49,6 +52,9 @@ class Budget:
 # published learning rate, smaller batches, and time.
 PATIENT = Budget(steps=4000, seconds=1800.0, batch_size=64, lr=3e-4)
 NEEDS_PATIENCE = ("brain_module_image", "brain_module")
+# Attention between 2 x 64 tokens takes some times as long as both encoders; with fewer steps than an encoder trained
+# alone it could not be compared with one.
+TOKENS = Budget(seconds=1500.0)
 
 GATE = 0.15
 """Least top-5 of averaged epochs that an available encoder should reach (chance 0.025)."""
@@ -95,7 +101,10 @@ def all_jobs(work: Path) -> list[Job]:
     meg = [Job(preset, "encoder", MEG, preset) for preset in MEANT_FOR_MEG]
     repeated = [job for job in eeg if job.encoder in {*YARDSTICKS, *best_encoders(eeg, work)}]
     again = [replace(job, seed=seed) for seed in MORE_SEEDS for job in repeated]
-    fused = [Job(title, "fusion", BOTH, fusion=fusion) for title, fusion in FUSIONS.items()]
+    fused = [
+        Job(title, "fusion", BOTH, fusion=fusion, budget=TOKENS if title.startswith("cross") else Budget())
+        for title, fusion in FUSIONS.items()
+    ]
     fused += [Job(f"early {encoder}", "fusion", BOTH, encoder, (("name", "early"),)) for encoder in EARLY]
     fused += [replace(job, seed=seed) for seed in MORE_SEEDS for job in fused if job.title == "late"]
     meg += [replace(job, seed=seed) for seed in MORE_SEEDS for job in meg if job.encoder == DEFAULT_ENCODER]
