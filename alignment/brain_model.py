@@ -73,8 +73,8 @@ class BrainModel:
     encoders : mapping of str to encoder config
         For the same modalities.
     fusion_config : FusionConfig
-    subjects : sequence of str
-        People of the training data, in the order of their indices.
+    subjects : sequence of str, or mapping of str to sequence of str
+        People of the training data, in the order of their indices; per modality where they differ.
     space : TargetSpace
     projector : Projector
     runtime : Runtime
@@ -85,7 +85,7 @@ class BrainModel:
         preprocessors: Mapping[str, Preprocessor],
         encoders: Mapping[str, Any],
         fusion_config: AnyFusionConfig,
-        subjects: Sequence[str],
+        subjects: Sequence[str] | Mapping[str, Sequence[str]],
         space: TargetSpace,
         projector: Projector,
         runtime: Runtime,
@@ -93,11 +93,13 @@ class BrainModel:
         self.preprocessors = dict(preprocessors)
         self.encoders = dict(encoders)
         self.fusion_config = fusion_config
-        self.subjects = tuple(subjects)
+        people = subjects if isinstance(subjects, Mapping) else dict.fromkeys(preprocessors, subjects)
+        self.people = {name: tuple(people[name]) for name in preprocessors}
         self.space = space
         self.projector = projector
         self.runtime = runtime
-        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, len(self.subjects), space.embed_dim)
+        counts = {name: len(names) for name, names in self.people.items()}
+        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, counts, space.embed_dim)
         self.fusion = fusion.eval().requires_grad_(False).to(runtime.device)
         self.positions = sensor_positions(self.preprocessors, runtime)
 
@@ -108,6 +110,11 @@ class BrainModel:
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.preprocessors)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody in the training data, whatever the modality."""
+        return tuple(dict.fromkeys(name for names in self.people.values() for name in names))
 
     @property
     def preprocess_configs(self) -> dict[str, PreprocessConfig]:
@@ -163,6 +170,11 @@ class BrainModel:
             report=_report(person, ready, [*warnings, *notes, *more]),
         )
 
+    def person_index(self, subject: str) -> NDArray[np.int64]:
+        """Give the index of a person in every modality, (1, m); that of an unknown person where there is none."""
+        found = [names.index(subject) if subject in names else len(names) for names in self.people.values()]
+        return np.array([found], dtype=np.int64)
+
     def encode(self, data: Mapping[str, NDArray[Any]], subject: int | NDArray[np.int64]) -> Float:
         """Run the encoders on preprocessed epochs.
 
@@ -170,8 +182,9 @@ class BrainModel:
         ----------
         data : mapping of str to ndarray, (n, n_channels, n_times)
             Per modality, all with the same n.
-        subject : int or ndarray, (n,), int64
-            Index of the person; ``len(subjects)`` for an unknown one.
+        subject : int or ndarray, (n,), (n, m) or (1, m), int64
+            Index of the person, as `person_index` gives it; m columns for the modalities of the model, where people or
+            their indices differ.
 
         Returns
         -------
@@ -194,7 +207,7 @@ class BrainModel:
         meta = {
             "schema_version": SCHEMA_VERSION,
             "embed_dim": self.embed_dim,
-            "subjects": self.subjects,
+            "subjects": self.people,
             "encoders": {name: config.model_dump(mode="json") for name, config in self.encoders.items()},
             "fusion": self.fusion_config.model_dump(mode="json"),
             "preprocess": metas,
@@ -238,32 +251,39 @@ class BrainModel:
         """Set the weights of encoders and fusion."""
         self.fusion.load_state_dict(dict(weights))
 
-    def _person(self, subject: str | None, parts: Mapping[str, SignalEpochs]) -> tuple[str, int, list[str]]:
-        """Find whose layers to use: (name or "", index, warnings)."""
+    def _person(
+        self, subject: str | None, parts: Mapping[str, SignalEpochs]
+    ) -> tuple[str, NDArray[np.int64], list[str]]:
+        """Find whose layers to use: (name or "", indices, warnings)."""
         named = sorted({part.subject for part in parts.values() if part.subject})
         if subject is None and len(named) > 1:
             raise EpochsMismatch(f"the recordings are of different people {named}; fuse recordings of one person")
         wanted = subject or (named[0] if named else "")
-        if wanted in self.subjects:
-            return wanted, self.subjects.index(wanted), []
+        index = self.person_index(wanted)
+        strangers = [name for name in parts if wanted not in self.people[name]]
+        if not strangers:
+            return wanted, index, []
         who = f"person {wanted!r} is" if subject else "the person is"
-        note = f"{who} not among the model's {len(self.subjects)} people: decoded with the mean person's layers"
-        return "", len(self.subjects), [note]
+        where = "" if len(strangers) == len(parts) else f" of {', '.join(strangers)}"
+        n = len({person for name in strangers for person in self.people[name]})
+        note = f"{who} not among the model's {n} people{where}: decoded with the mean person's layers"
+        return wanted if where else "", index, [note]
 
 
 def build_fusion(
     preprocessors: Mapping[str, Preprocessor],
     encoders: Mapping[str, Any],
     fusion_config: AnyFusionConfig,
-    n_subjects: int,
+    n_subjects: Mapping[str, int],
     embed_dim: int,
 ) -> Fusion:
-    """Build untrained encoders and their fusion for the given preprocessing."""
+    """Build untrained encoders and their fusion for the given preprocessing and numbers of people per modality."""
     shapes = {}
     for name, preprocessor in preprocessors.items():
         config = preprocessor.config
         places = tuple((float(x), float(y)) for x, y in preprocessor.positions_2d)
-        shapes[name] = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_subjects, places)
+        n_people = n_subjects[name]
+        shapes[name] = SignalShape(preprocessor.layout.n_channels, config.n_times, config.sfreq, n_people, places)
     return build_untrained(fusion_config, encoders, shapes, embed_dim)
 
 
@@ -285,7 +305,10 @@ def encode_pairs(
 ) -> Float:
     """Run a fusion module batch by batch over preprocessed epochs; see `BrainModel.encode`."""
     n = len(next(iter(data.values())))
-    people = torch.from_numpy(np.broadcast_to(np.asarray(subject, dtype=np.int64), (n,)).copy())
+    given = np.asarray(subject, dtype=np.int64)
+    same = given.ndim < 2 or bool((given == given[:, :1]).all())  # one column says it all, and suits every fusion
+    given = given[:, 0] if same and given.ndim == 2 else given
+    people = torch.from_numpy(np.broadcast_to(given, (n,) if same else (n, given.shape[1])).copy())
     places = {name: positions[name] for name in data}
     parts = []
     for first in range(0, n, BATCH):

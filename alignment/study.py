@@ -67,9 +67,10 @@ class Study:
         return self.simulator.config.n_subjects
 
     @property
-    def subjects(self) -> list[str]:
-        """Names of the people, in the order of their indices."""
-        return [f"sim-{index + 1:02d}" for index in range(self.n_subjects)]
+    def subjects(self) -> dict[str, list[str]]:
+        """Names of the people of each modality, in the order of their indices."""
+        names = [f"sim-{index + 1:02d}" for index in range(self.n_subjects)]
+        return dict.fromkeys(self.preprocessors, names)
 
     @classmethod
     def record(

@@ -130,8 +130,9 @@ class BrainTraining:
         self.encoders = {name: one.network() for name, one in config.modalities.items()}
         self.study = study or record_study(config, runtime)
         torch.manual_seed(config.seed)
+        n_subjects = {name: len(people) for name, people in self.study.subjects.items()}
         fusion = build_fusion(
-            self.study.preprocessors, self.encoders, config.fusion, self.study.n_subjects, self.study.space.embed_dim
+            self.study.preprocessors, self.encoders, config.fusion, n_subjects, self.study.space.embed_dim
         )
         self.positions = sensor_positions(self.study.preprocessors, runtime)
         self.module = AlignmentModule(fusion, self.positions, config.loss)

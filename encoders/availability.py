@@ -19,7 +19,7 @@ def availability(
         A modality left out is missing for all samples.
     available : Mapping of str to Tensor, (b,), bool, optional
         All samples for a modality without an entry.
-    subject : Tensor, (b,), int64
+    subject : Tensor, (b,) or (b, m), int64
         Gives the number of samples and the device.
 
     Returns
@@ -36,7 +36,7 @@ def availability(
     unknown = sorted((set(data) | set(given)) - set(modalities))
     if unknown:
         raise ValueError(f"fusion got the modalities {unknown}, expected some of {list(modalities)}")
-    everyone = torch.ones_like(subject, dtype=torch.bool)
+    everyone = torch.ones(len(subject), dtype=torch.bool, device=subject.device)
     masks = {name: given.get(name, everyone).to(everyone) if name in data else ~everyone for name in modalities}
     nothing = ~torch.stack(list(masks.values())).any(dim=0)
     if len(subject) == 0 or bool(nothing.any()):

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from encoders.aggregation import Concat
 from encoders.build import AnyEncoderConfig, SignalShape
-from encoders.separate_encoders import SeparateEncoders, build_encoders, rows_of
+from encoders.separate_encoders import SeparateEncoders, build_encoders, person_of, rows_of
 from encoders.token_fusion import Style, TokenAttention, TokenFusion
 
 
@@ -100,10 +100,10 @@ class CrossAttentionFusion(SeparateEncoders):
     ) -> dict[str, Tensor]:
         """Return the encoders' tokens of samples that have both modalities, each (b, n_tokens, token_width)."""
         tokens = {}
-        for name in self.modalities:
+        for place, name in enumerate(self.modalities):
             encoder = self.encoders[name]
             assert isinstance(encoder, TokenEncoder)
-            tokens[name] = encoder.tokens(data[name], positions[name], subject)
+            tokens[name] = encoder.tokens(data[name], positions[name], person_of(subject, place))
         return tokens
 
     def join(self, embeds: Mapping[str, Tensor], tokens: Mapping[str, Tensor]) -> Tensor:

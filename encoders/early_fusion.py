@@ -120,6 +120,7 @@ class EarlyFusion(nn.Module):
         dict of str to Tensor, (b, embed_dim), float32
             Keys as `encoders.modality.combination` spells them.
         """
+        _check_one_person(subject)
         conditions: list[tuple[str, ...]] = [(name,) for name in self.modalities] + [self.modalities]
         everyone = torch.ones_like(subject, dtype=torch.bool)
         stacked = torch.cat(
@@ -162,8 +163,9 @@ class EarlyFusion(nn.Module):
         Raises
         ------
         ValueError
-            If a sample has no modality, or a name is not one of the model's.
+            If a sample has no modality, a name is not one of the model's, or people differ between modalities.
         """
+        _check_one_person(subject)
         masks = availability(self.modalities, data, available, subject)
         if self.training:
             masks = hide_modalities(masks, self.modality_dropout)
@@ -186,6 +188,14 @@ class EarlyFusion(nn.Module):
         """Join the maps, (sum of c, 2), or (b, sum of c, 2) if one of them depends on the sample."""
         given = [positions.get(name, self.places[name]).to(stacked) for name in self.modalities]
         return _side_by_side(given)
+
+
+def _check_one_person(subject: Tensor) -> None:
+    if subject.dim() != 1:
+        raise ValueError(
+            f"the fusion 'early' got people {tuple(subject.shape)}, one per modality, expected (b,): its one network "
+            "sees all channels as one head; use another fusion for recordings of different people"
+        )
 
 
 def _side_by_side(maps: list[Tensor]) -> Tensor:

@@ -80,14 +80,14 @@ class SeparateEncoders(nn.Module):
         """
         masks = availability(self.modalities, data, available, subject)
         embeds = {}
-        for name in self.modalities:
-            rows = masks[name]
+        for place, name in enumerate(self.modalities):
+            rows, person = masks[name], person_of(subject, place)
             if bool(rows.all()):
-                embeds[name] = self.encoders[name](data[name], positions[name], subject)
+                embeds[name] = self.encoders[name](data[name], positions[name], person)
                 continue
             embeds[name] = subject.new_zeros((len(subject), self.branch_width), dtype=torch.float32)
             if bool(rows.any()):
-                some = self.encoders[name](*rows_of(rows, data[name], positions[name], subject))
+                some = self.encoders[name](*rows_of(rows, data[name], positions[name], person))
                 embeds[name] = embeds[name].to(some.dtype).index_put((rows.nonzero()[:, 0],), some)
         return embeds, masks
 
@@ -164,8 +164,9 @@ class SeparateEncoders(nn.Module):
             Any subset of the model's modalities; a modality left out is missing for all samples.
         positions : Mapping of str to Tensor, (c, 2) or (b, c, 2), float32
             For the same modalities.
-        subject : Tensor, (b,), int64
-            Index of the person; ``n_subjects`` for an unknown one.
+        subject : Tensor, (b,) or (b, m), int64
+            Index of the person; ``n_subjects`` for an unknown one. With m columns, one per modality of the model in
+            its order, for recordings of the same stimulus from different people.
         available : Mapping of str to Tensor, (b,), bool, optional
             Which samples have the modality; all of them for a modality without an entry. What ``data`` holds in the
             other rows (zeros, NaN, another recording) has no influence.
@@ -191,6 +192,11 @@ class SeparateEncoders(nn.Module):
             return data, available
         kept = hide_modalities(availability(self.modalities, data, available, subject), self.modality_dropout)
         return {name: one for name, one in data.items() if bool(kept[name].any())}, kept
+
+
+def person_of(subject: Tensor, place: int) -> Tensor:
+    """Give the people (b,) of the modality at ``place`` from people (b,), the same for all, or (b, m)."""
+    return subject if subject.dim() == 1 else subject[:, place]
 
 
 def rows_of(rows: Tensor, data: Tensor, positions: Tensor, subject: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -176,3 +176,26 @@ def test_missing_channels_are_interpolated_and_reported(model: BrainModel) -> No
     eeg = record("eeg")
     answer = model.embed([eeg.pick(eeg.ch_names[2:])])
     assert set(answer.report.interpolated) == set(eeg.ch_names[:2])
+
+
+def test_people_may_differ_between_modalities(model: BrainModel, tmp_path: Path) -> None:
+    people = {"eeg": ["sim-01", "sim-02"], "meg": ["sim-02", "other"]}
+    mixed = BrainModel(
+        model.preprocessors, model.encoders, model.fusion_config, people, model.space, model.projector, model.runtime
+    )
+    mixed.load_weights(model.fusion.state_dict())
+    assert mixed.subjects == ("sim-01", "sim-02", "other")
+    assert mixed.person_index("sim-02").tolist() == [[1, 0]] and mixed.person_index("nobody").tolist() == [[2, 2]]
+    both = [record("eeg", subject=1), record("meg", subject=1)]
+    expected = model.fusion  # the second person's layers for EEG, the first one's for MEG
+    data = {name: model.preprocessors[name](one).data for name, one in zip(("eeg", "meg"), both, strict=True)}
+    answer = mixed.embed(both)
+    with torch.no_grad():
+        columns = torch.tensor([[1, 0]]).expand(8, 2)
+        told = expected({name: torch.from_numpy(one) for name, one in data.items()}, model.positions, columns)
+    assert np.allclose(answer.brain_embeds, told.numpy(), atol=1e-6) and answer.report.subject == "sim-02"
+    half = mixed.embed([replace(one, subject="other") for one in both])
+    assert half.report.subject == "other" and "2 people of eeg" in half.report.warnings[0]
+    mixed.save(tmp_path)
+    again = BrainModel.load(tmp_path, Runtime(device="cpu"))
+    assert again.people == mixed.people and np.array_equal(again.embed(both).brain_embeds, answer.brain_embeds)

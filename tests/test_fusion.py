@@ -361,3 +361,31 @@ def trained(
         similarity = space.similarity(embeds, base.val_embeds)
         found[combination(part)] = (similarity.argmax(axis=1) == base.val.target, similarity)
     return found
+
+
+@pytest.mark.parametrize("case", sorted(set(CONFIGS) - {"early"}))
+def test_recordings_of_different_people_use_each_ones_layers(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
+    other = (subject + 1) % (N_SUBJECTS + 1)
+    columns = torch.stack([subject, other], dim=1)
+    same = fusion(data, positions, subject)
+    assert torch.equal(fusion(data, positions, torch.stack([subject, subject], dim=1)), same)
+    mixed = fusion(data, positions, columns)
+    assert not torch.allclose(mixed, same)
+    for name, person in (("eeg", subject), ("meg", other)):
+        one, place = {name: data[name]}, {name: positions[name]}
+        torch.testing.assert_close(fusion(one, place, columns), fusion(one, place, person))
+    some = {"meg": torch.tensor([True, False] * 3)}
+    rows = ~some["meg"]
+    eeg_only = fusion({"eeg": data["eeg"]}, positions, subject)
+    torch.testing.assert_close(fusion(data, positions, columns, some)[rows], eeg_only[rows])
+
+
+def test_early_fusion_refuses_recordings_of_different_people() -> None:
+    fusion = build("early")
+    data, positions, subject = inputs()
+    columns = torch.stack([subject, subject], dim=1)
+    for call in (fusion, fusion.answers):
+        with pytest.raises(ValueError, match=r"people \(6, 2\), one per modality, expected \(b,\)"):
+            call(data, positions, columns)
