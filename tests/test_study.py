@@ -20,7 +20,8 @@ def study(tmp_path_factory):
 def test_rows_are_people_by_pictures_by_repetitions(study):
     assert len(study.train) == 2 * 30 * 2 and study.train.n_averaged == 1
     assert len(study.val) == 2 * 10 and study.val.n_averaged == 3
-    assert study.subjects == dict.fromkeys(study.preprocessors, ["sim-01", "sim-02"]) and set(study.train.subject) == {0, 1}
+    assert study.subjects == dict.fromkeys(study.preprocessors, ["sim-01", "sim-02"])
+    assert set(study.train.subject) == {0, 1}
     assert study.targets.shape == study.train_embeds.shape == (30, study.space.embed_dim)
 
 
