@@ -104,36 +104,44 @@ class EarlyFusion(nn.Module):
         }
 
     def answers(
-        self, data: Mapping[str, Tensor], positions: Mapping[str, Tensor], subject: Tensor
+        self,
+        data: Mapping[str, Tensor],
+        positions: Mapping[str, Tensor],
+        subject: Tensor,
+        available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Embed samples that have every modality once from each modality alone and once from all together.
+        """Embed samples once from each modality alone and once from all together, as far as they have them.
 
         One pass over a batch of all conditions, so that batch statistics are those of all conditions as well.
 
         Parameters
         ----------
-        data, positions, subject
+        data, positions, subject, available
             As in `forward`, with every modality of the model.
 
         Returns
         -------
-        dict of str to Tensor, (b, embed_dim), float32
-            Keys as `encoders.modality.combination` spells them.
+        dict of str to Tensor, (k, embed_dim), float32
+            Keys as `encoders.modality.combination` spells them; k of the b samples have the modality, or all of them,
+            and come in the batch's order.
         """
         _check_one_person(subject)
+        present = availability(self.modalities, data, available, subject)
         conditions: list[tuple[str, ...]] = [(name,) for name in self.modalities] + [self.modalities]
-        everyone = torch.ones_like(subject, dtype=torch.bool)
+        nobody = torch.zeros_like(subject, dtype=torch.bool)
+        rows = [torch.stack([present[name] for name in names]).all(dim=0) for names in conditions]
         stacked = torch.cat(
             [
-                self._stack(data, {name: everyone if name in names else ~everyone for name in self.modalities})
-                for names in conditions
+                self._stack(data, {name: chosen if name in names else nobody for name in self.modalities})[chosen]
+                for names, chosen in zip(conditions, rows, strict=True)
             ]
         )
         places = self._places(positions, stacked)
         if places.dim() == 3:
-            places = places.repeat(len(conditions), 1, 1)
-        embeds = self.encoder(stacked, places, subject.repeat(len(conditions)))
-        return dict(zip(map(combination, conditions), embeds.chunk(len(conditions)), strict=True))
+            places = torch.cat([places[chosen] for chosen in rows])
+        embeds = self.encoder(stacked, places, torch.cat([subject[chosen] for chosen in rows]))
+        parts = embeds.split([int(chosen.sum()) for chosen in rows])
+        return dict(zip(map(combination, conditions), parts, strict=True))
 
     def forward(
         self,

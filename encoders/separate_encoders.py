@@ -112,25 +112,36 @@ class SeparateEncoders(nn.Module):
         raise NotImplementedError
 
     def answers(
-        self, data: Mapping[str, Tensor], positions: Mapping[str, Tensor], subject: Tensor
+        self,
+        data: Mapping[str, Tensor],
+        positions: Mapping[str, Tensor],
+        subject: Tensor,
+        available: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Embed samples that have every modality once from each modality alone and once from all together.
+        """Embed samples once from each modality alone and once from all together, as far as they have them.
 
         Parameters
         ----------
-        data, positions, subject
+        data, positions, subject, available
             As in `forward`, with every modality of the model.
 
         Returns
         -------
-        dict of str to Tensor, (b, embed_dim), float32
-            Keys as `combination` spells them. The joint answer has no gradient with respect to the encoders.
+        dict of str to Tensor, (k, embed_dim), float32
+            Keys as `combination` spells them; k of the b samples have the modality, or all of them, and come in the
+            batch's order. The joint answer has no gradient with respect to the encoders.
         """
-        embeds, available = self.embed_each(data, positions, subject)
-        answers = {name: self.alone(name, one) for name, one in embeds.items()}
+        embeds, masks = self.embed_each(data, positions, subject, available)
+        some = {name: rows for name, rows in masks.items() if not bool(rows.all())}
+        answers = {name: self.alone(name, one[some[name]] if name in some else one) for name, one in embeds.items()}
         if len(embeds) > 1:
             apart = {name: one.detach() for name, one in embeds.items()}
-            answers[combination(self.modalities)] = self.fuse(apart, available, data, positions, subject, detached=True)
+            if some:
+                both = torch.stack(list(masks.values())).all(dim=0)
+                apart, masks, subject = _only(both, apart), _only(both, masks), subject[both]
+                positions = {name: one if one.dim() == 2 else one[both] for name, one in positions.items()}
+                data = _only(both, data)
+            answers[combination(self.modalities)] = self.fuse(apart, masks, data, positions, subject, detached=True)
         return answers
 
     def fuse(
@@ -192,6 +203,10 @@ class SeparateEncoders(nn.Module):
             return data, available
         kept = hide_modalities(availability(self.modalities, data, available, subject), self.modality_dropout)
         return {name: one for name, one in data.items() if bool(kept[name].any())}, kept
+
+
+def _only(rows: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: one[rows] for name, one in parts.items()}
 
 
 def person_of(subject: Tensor, place: int) -> Tensor:

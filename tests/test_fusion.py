@@ -117,6 +117,18 @@ def test_answers_for_training_are_those_of_forward(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CONFIGS)
+def test_samples_without_a_modality_answer_for_what_they_have(case: str) -> None:
+    fusion = build(case)
+    data, positions, subject = inputs()
+    full = fusion.answers(data, positions, subject)
+    present = {"eeg": torch.tensor([1, 1, 1, 1, 0, 0]).bool(), "meg": torch.tensor([1, 0, 1, 0, 1, 1]).bool()}
+    holes = {name: one.masked_fill(~present[name][:, None, None], math.nan) for name, one in data.items()}
+    some = fusion.answers(holes, positions, subject, present)
+    for key, rows in {**present, "eeg+meg": present["eeg"] & present["meg"]}.items():
+        torch.testing.assert_close(some[key], full[key][rows], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
 def test_every_parameter_learns_from_the_answers(case: str) -> None:
     fusion = build(case).train()
     data, positions, subject = inputs(n=12)
