@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignment.pairs import Signals
 from alignment.projector import Projector
 from alignment.recordings import by_modality, joined
 from alignment.runtime import Runtime
@@ -175,7 +176,7 @@ class BrainModel:
         found = [names.index(subject) if subject in names else len(names) for names in self.people.values()]
         return np.array([found], dtype=np.int64)
 
-    def encode(self, data: Mapping[str, NDArray[Any]], subject: int | NDArray[np.int64]) -> Float:
+    def encode(self, data: Mapping[str, Signals], subject: int | NDArray[np.int64]) -> Float:
         """Run the encoders on preprocessed epochs.
 
         Parameters
@@ -298,7 +299,7 @@ def sensor_positions(preprocessors: Mapping[str, Preprocessor], runtime: Runtime
 @torch.no_grad()
 def encode_pairs(
     fusion: torch.nn.Module,
-    data: Mapping[str, NDArray[Any]],
+    data: Mapping[str, Signals],
     positions: Mapping[str, Tensor],
     subject: int | NDArray[np.int64],
     runtime: Runtime,

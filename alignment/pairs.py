@@ -5,7 +5,7 @@ in half precision after preprocessing, where values lie within +-20, to halve th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,17 @@ from encoders.preprocess import Preprocessor
 SPLITS = ("train", "val", "test")
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+class Signals(Protocol):
+    """Epochs (n, n_channels, n_times) by row: an ndarray, a memory-map, `encoders.store_array.StoreArray`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 class Recorder(Protocol):
@@ -46,23 +57,51 @@ class Pairs:
 
     Attributes
     ----------
-    data : mapping of str to ndarray, (n, n_channels, n_times), ``STORED_SIGNAL``
-        Per modality.
-    subject : ndarray, (n,), int64
-        Index of the person.
+    data : mapping of str to array, (n, n_channels, n_times), ``STORED_SIGNAL``
+        Per modality; anything that gives rows by integers or a slice.
+    subject : ndarray, (n,) or (n, m), int64
+        Index of the person; one column per modality of the model where they differ.
     target : ndarray, (n,), int64
         Row of the picture among the split's embeddings.
     n_averaged : int
         Presentations averaged in each row.
     """
 
-    data: Mapping[str, NDArray[Any]]
+    data: Mapping[str, "Signals"]
     subject: Ints
     target: Ints
     n_averaged: int
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def view(self, names: Sequence[str]) -> "Pairs":
+        """Return the same presentations with some of the modalities."""
+        return replace(self, data={name: self.data[name] for name in names})
+
+    def select(self, rows: NDArray[np.int64]) -> "Pairs":
+        """Return some rows, read into memory."""
+        data = {name: one[rows] for name, one in self.data.items()}
+        return replace(self, data=data, subject=self.subject[rows], target=self.target[rows])
+
+    def batch(self, batch_size: int, step: int, rank: int, world: int, seed: int) -> "PairBatch":
+        """Give one process's share of a step's batch, as a pure function of the step; see `batch_rows`."""
+        rows = batch_rows(len(self), batch_size, step, rank, world, seed)
+        data = {name: one[rows].astype(np.float32) for name, one in self.data.items()}
+        return PairBatch(data, self.subject[rows], self.target[rows])
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Epochs of one step: ``data`` (b, n_channels, n_times), float32, the rest as in `Pairs`.
+
+    ``available`` (b,), bool, says which rows have a modality, for those modalities that some rows lack.
+    """
+
+    data: Mapping[str, Float]
+    subject: Ints
+    target: Ints
+    available: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def read_targets(path: Path) -> dict[str, TargetSplit]:
@@ -121,7 +160,12 @@ def presentations(
     """Record every picture ``n_repetitions`` times; the stimulus id is the row of the picture."""
     stimulus = [str(row) for row in range(len(embeds))]
     return recorder.record(
-        embeds, modality=modality, layout=layout, subject=subject, n_repetitions=n_repetitions, seed=seed,
+        embeds,
+        modality=modality,
+        layout=layout,
+        subject=subject,
+        n_repetitions=n_repetitions,
+        seed=seed,
         stimulus=stimulus,
     )
 
