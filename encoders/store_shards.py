@@ -167,7 +167,8 @@ class ShardFiles:
         identity = _identity(path, shard)
         if self._checked.get(index) != identity:
             if file_sha256(path) != shard.sha256:
-                raise ValueError(f"shard {shard.file} does not match its sha256 in store.json; {REBUILD}")
+                remedy = REBUILD if path.name == shard.file else f"delete {path}, it will be fetched again"
+                raise ValueError(f"shard {shard.file} does not match its sha256 in store.json; {remedy}")
             self._checked[index] = identity
         return path
 

@@ -32,7 +32,7 @@ def test_rows_follow_the_parts_and_shards_are_bounded(tmp_path: Path) -> None:
     store = build_store(source, tmp_path / "out", shard_bytes=SHARD_BYTES)
     counts = [shard.n_epochs for shard in store.manifest.shards]
     assert counts == [12, 12, 6, 12, 5, 12, 12, 6]
-    assert all(shard.n_bytes <= SHARD_BYTES + 128 for shard in store.manifest.shards)
+    assert all(shard.n_bytes == shard.n_epochs * 4 * 20 * 2 + 128 for shard in store.manifest.shards)
     table = store.metadata.to_pydict()
     assert table["row"] == list(range(77))
     assert table["part"] == [part.name for part in source.toy_parts for _ in range(part.n_epochs)]
