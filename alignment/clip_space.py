@@ -28,20 +28,24 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
-class ClipSpace(Protocol):
-    """One image tower and one text tower that share a space."""
+class ImageSpace(Protocol):
+    """One image tower."""
 
     @property
     def embed_dim(self) -> int: ...
 
     @property
     def digest(self) -> str:
-        """sha256 over library name, configs, tokenizer and weights."""
+        """sha256 over library name, settings, configs, tokenizer and weights."""
         ...
 
     def encode_images(self, images: Images) -> Embeds:
         """Embed pictures: (n, h, w, 3) uint8 RGB -> (n, d) float32, raw."""
         ...
+
+
+class ClipSpace(ImageSpace, Protocol):
+    """One image tower and one text tower that share a space."""
 
     def encode_texts(self, texts: Sequence[str]) -> Embeds:
         """Embed sentences: n of them -> (n, d) float32, raw."""
@@ -62,21 +66,34 @@ class _TowerSpace:
     batch_size: int
 
     def encode_images(self, images: Images) -> Embeds:
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w, 3) RGB")
-        parts = [images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
-        return self._encode(parts, lambda part: self.image_tower(self.runtime.to_device(self.preprocess(part))))
+        check_images(images)
+        return encode_in_parts(
+            images, lambda part: self.image_tower(self.runtime.to_device(self.preprocess(part))), self.embed_dim,
+            self.runtime, self.batch_size,
+        )  # fmt: skip
 
     def encode_texts(self, texts: Sequence[str]) -> Embeds:
-        sentences = list(texts)
-        parts = [sentences[i : i + self.batch_size] for i in range(0, len(sentences), self.batch_size)]
-        return self._encode(parts, lambda part: self.text_tower(self.runtime.to_device(self.tokenize(part))))
+        return encode_in_parts(
+            list(texts), lambda part: self.text_tower(self.runtime.to_device(self.tokenize(part))), self.embed_dim,
+            self.runtime, self.batch_size,
+        )  # fmt: skip
 
-    def _encode(self, parts: Sequence[Any], encode: Callable[[Any], Tensor]) -> Embeds:
-        if not parts:
-            return np.zeros((0, self.embed_dim), np.float32)
-        with torch.no_grad(), self.runtime.autocast():
-            return np.concatenate([encode(part).float().cpu().numpy() for part in parts])
+
+def check_images(images: Images) -> None:
+    """Refuse what is not (n, h, w, 3) uint8."""
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w, 3) RGB")
+
+
+def encode_in_parts(
+    items: Any, encode: Callable[[Any], Tensor], embed_dim: int, runtime: Runtime, batch_size: int
+) -> Embeds:
+    """Run ``encode`` on slices of ``items`` and stack the answers: (n, d) float32."""
+    parts = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+    if not parts:
+        return np.zeros((0, embed_dim), np.float32)
+    with torch.no_grad(), runtime.autocast():
+        return np.concatenate([encode(part).float().cpu().numpy() for part in parts])
 
 
 def open_clip_space(model_or_folder: str | Path, runtime: Runtime | None = None, *, batch_size: int = 64) -> ClipSpace:
@@ -98,7 +115,7 @@ def open_clip_space(model_or_folder: str | Path, runtime: Runtime | None = None,
     import open_clip
 
     runtime = runtime or Runtime()
-    folder = _local_folder(model_or_folder, OPEN_CLIP_CONFIG)
+    folder = local_folder(model_or_folder, OPEN_CLIP_CONFIG)
     source = f"local-dir:{folder}"
     model, _, transform = open_clip.create_model_and_transforms(source)
     towers: Any = runtime.prepare(model.eval().requires_grad_(False))
@@ -111,7 +128,7 @@ def open_clip_space(model_or_folder: str | Path, runtime: Runtime | None = None,
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
     return _TowerSpace(
-        embed_dim=int(config["model_cfg"]["embed_dim"]), digest=_folder_digest("open_clip", folder),
+        embed_dim=int(config["model_cfg"]["embed_dim"]), digest=folder_digest("open_clip", folder),
         preprocess=preprocess, image_tower=towers.encode_image,
         tokenize=tokenizer, text_tower=towers.encode_text, runtime=runtime, batch_size=batch_size,
     )  # fmt: skip
@@ -128,7 +145,7 @@ def transformers_space(id_or_folder: str | Path, runtime: Runtime | None = None,
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     runtime = runtime or Runtime()
-    folder = _local_folder(id_or_folder, "preprocessor_config.json")
+    folder = local_folder(id_or_folder, "preprocessor_config.json")
     model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     runtime.prepare(model.eval().requires_grad_(False))
     processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -152,18 +169,18 @@ def transformers_space(id_or_folder: str | Path, runtime: Runtime | None = None,
         return projected
 
     return _TowerSpace(
-        embed_dim=int(model.config.projection_dim), digest=_folder_digest("transformers", folder),
+        embed_dim=int(model.config.projection_dim), digest=folder_digest("transformers", folder),
         preprocess=preprocess, image_tower=image_tower,
         tokenize=tokenize, text_tower=text_tower, runtime=runtime, batch_size=batch_size,
     )  # fmt: skip
 
 
-def cached_image_embeds(space: ClipSpace, images: Images, cache_dir: Path) -> Embeds:
+def cached_image_embeds(space: ImageSpace, images: Images, cache_dir: Path) -> Embeds:
     """Embed pictures once per content.
 
     Parameters
     ----------
-    space : ClipSpace
+    space : ImageSpace
     images : ndarray, (n, h, w, 3), uint8
     cache_dir : Path
         Holds one safetensors file per (pictures, space); other pictures or other weights make another file.
@@ -186,7 +203,7 @@ def cached_image_embeds(space: ClipSpace, images: Images, cache_dir: Path) -> Em
     return embeds
 
 
-def _local_folder(source: str | Path, config_name: str) -> Path:
+def local_folder(source: str | Path, config_name: str) -> Path:
     """Give the folder of a model, fetching a hub snapshot (no pickles) when ``source`` is not a folder."""
     folder = Path(source)
     if not folder.is_dir():
@@ -204,7 +221,8 @@ def _local_folder(source: str | Path, config_name: str) -> Path:
     return folder.resolve()
 
 
-def _folder_digest(library: str, folder: Path) -> str:
+def folder_digest(library: str, folder: Path) -> str:
+    """Hash a model folder's configs, tokenizer and weights together with the name of the library that reads them."""
     digest = hashlib.sha256(library.encode())
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors")):
         digest.update(f"{path.name} {file_digest(path)}\n".encode())

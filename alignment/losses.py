@@ -1,6 +1,7 @@
 """Losses that pull brain embeddings towards the CLIP embeddings of what was seen; all compute in float32."""
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,10 +14,11 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class AlignmentLossConfig(BaseModel):
-    """Mix of `combined_loss`."""
+    """Mix of `combined_loss`; the other losses stand in `alignment.loss_choice`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: Literal["combined"] = "combined"
     contrastive_weight: float = Field(default=0.8, ge=0, le=1, description="the rest goes to the mean squared error")
     initial_temperature: float = Field(default=0.07, gt=0.01, lt=1)
     image_map: bool = Field(default=True, description="train a linear map on the picture's side as well")
@@ -73,7 +75,7 @@ def info_nce(
     ----------
     Radford et al. 2021, arXiv:2103.00020, figure 3.
     """
-    _check_pair(brain_embeds, image_embeds)
+    check_pair(brain_embeds, image_embeds)
     with full_precision(brain_embeds.device):
         brain = functional.normalize(brain_embeds.float(), dim=-1)
         image = functional.normalize(image_embeds.float(), dim=-1)
@@ -106,8 +108,32 @@ def mse(brain_embeds: Tensor, image_embeds: Tensor) -> Tensor:
     ValueError
         If the shapes differ.
     """
-    _check_pair(brain_embeds, image_embeds)
+    check_pair(brain_embeds, image_embeds)
     return functional.mse_loss(brain_embeds.float(), image_embeds.float())
+
+
+def cosine_loss(brain_embeds: Tensor, image_embeds: Tensor) -> Tensor:
+    """Compute one minus the mean cosine of paired embeddings, in float32.
+
+    Blind to lengths, and without negatives: a constant answer that points at the mean of the targets already scores
+    well, so centre the targets first.
+
+    Parameters
+    ----------
+    brain_embeds, image_embeds : Tensor, (n, d)
+
+    Returns
+    -------
+    Tensor, ()
+        0 for parallel pairs, 1 for unrelated ones, 2 for opposite ones.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    check_pair(brain_embeds, image_embeds)
+    return 1 - functional.cosine_similarity(brain_embeds.float(), image_embeds.float(), dim=-1).mean()
 
 
 def combined_loss(
@@ -144,7 +170,8 @@ def combined_loss(
     return loss, {"contrastive": contrastive.detach(), "mse": squared.detach()}
 
 
-def _check_pair(brain_embeds: Tensor, image_embeds: Tensor) -> None:
+def check_pair(brain_embeds: Tensor, image_embeds: Tensor) -> None:
+    """Refuse embeddings that are not paired row by row."""
     if brain_embeds.ndim != 2 or brain_embeds.shape != image_embeds.shape:
         raise ValueError(
             f"brain_embeds {tuple(brain_embeds.shape)} and image_embeds {tuple(image_embeds.shape)} must have the same "
