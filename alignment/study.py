@@ -1,11 +1,13 @@
-"""A simulated study: people, recordings of training and validation pictures, and the targets that go with them.
+"""A study: people, recordings of training and validation pictures, and the targets that go with them.
 
-Everything that does not depend on a network, so that many networks can be trained on the same recordings.
+Everything that does not depend on a network, so that many networks can be trained on the same recordings, which are
+either simulated here or prepared on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,8 +15,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from alignment.joined_pairs import JoinedPairs
 from alignment.pairs import Pairs, TargetSplit, read_targets, record_pairs
+from alignment.prepared_epochs import open_prepared
 from alignment.target_space import TargetSpace
+from alignment.target_table import TargetTable
 from encoders.preprocess import Preprocessor
 from encoders.simulate import BrainSimulator, SimulationConfig
 
@@ -22,10 +27,11 @@ TRAIN_NOISE, VAL_NOISE = 1, 2
 
 
 class DataConfig(BaseModel):
-    """How many pictures are shown how often."""
+    """How many pictures are shown how often to simulated people."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: Literal["simulated"] = "simulated"
     n_train_images: int = Field(default=4000, gt=1)
     train_repetitions: int = Field(default=1, gt=0, description="presentations per training picture and person")
     n_val_images: int = Field(default=200, gt=1, description="gallery of the selection")
@@ -38,39 +44,33 @@ class Study:
 
     Attributes
     ----------
-    simulator : BrainSimulator
+    simulator : BrainSimulator or None
+        Who recorded; None for recordings of real people.
     preprocessors : mapping of str to Preprocessor
         Fitted on training epochs, one per modality.
+    subjects : mapping of str to sequence of str
+        Names of the people of each modality, in the order of their indices.
     space : TargetSpace
         Fitted on the training targets.
     train_embeds, val_embeds : ndarray, (n, d), float32
-        Raw embeddings of the pictures that ``train.target`` and ``val.target`` count.
-    train : Pairs
-        Single presentations.
-    val : Pairs
+        Raw embeddings of the pictures that the targets of ``train`` and ``val`` count.
+    train : Pairs or JoinedPairs
+        Simulated: single presentations.
+    val : Pairs or JoinedPairs
         Averaged presentations.
     targets : Tensor, (n, d), float32
         Standardised ``train_embeds``.
     """
 
-    simulator: BrainSimulator
+    simulator: BrainSimulator | None
     preprocessors: Mapping[str, Preprocessor]
+    subjects: Mapping[str, Sequence[str]]
     space: TargetSpace
     train_embeds: NDArray[np.float32]
     val_embeds: NDArray[np.float32]
-    train: Pairs
-    val: Pairs
+    train: Pairs | JoinedPairs
+    val: Pairs | JoinedPairs
     targets: Tensor
-
-    @property
-    def n_subjects(self) -> int:
-        return self.simulator.config.n_subjects
-
-    @property
-    def subjects(self) -> dict[str, list[str]]:
-        """Names of the people of each modality, in the order of their indices."""
-        names = [f"sim-{index + 1:02d}" for index in range(self.n_subjects)]
-        return dict.fromkeys(self.preprocessors, names)
 
     @classmethod
     def record(
@@ -95,14 +95,34 @@ class Study:
                 seed=seed, progress=progress,
             )  # fmt: skip
 
+        people = [f"sim-{index + 1:02d}" for index in range(simulation.n_subjects)]
         return cls(
             simulator=simulator,
             preprocessors=preprocessors,
+            subjects=dict.fromkeys(preprocessors, people),
             space=space,
             train_embeds=train_embeds,
             val_embeds=val_embeds,
             train=pairs(train_embeds, data.train_repetitions, False, TRAIN_NOISE),
             val=pairs(val_embeds, data.test_repetitions, True, VAL_NOISE),
+            targets=torch.from_numpy(space.standardise(train_embeds)),
+        )
+
+    @classmethod
+    def prepared(cls, folder: Path, digest: str, targets: TargetTable) -> "Study":
+        """Open prepared recordings; see `alignment.prepared_epochs`, which holds no test epochs."""
+        found = open_prepared(folder, digest)
+        train_embeds, val_embeds = (targets.embeds[targets.index(found.images[split])] for split in ("train", "val"))
+        space = TargetSpace.fit(train_embeds)
+        return cls(
+            simulator=None,
+            preprocessors=found.preprocessors,
+            subjects=found.people,
+            space=space,
+            train_embeds=train_embeds,
+            val_embeds=val_embeds,
+            train=found.train,
+            val=found.val,
             targets=torch.from_numpy(space.standardise(train_embeds)),
         )
 
