@@ -14,11 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
-from alignment.checkpoint import file_digest, write_atomic
+from alignment.checkpoint import file_digest
 from alignment.runtime import Runtime
 
 Images = NDArray[np.uint8]
@@ -173,34 +171,6 @@ def transformers_space(id_or_folder: str | Path, runtime: Runtime | None = None,
         preprocess=preprocess, image_tower=image_tower,
         tokenize=tokenize, text_tower=text_tower, runtime=runtime, batch_size=batch_size,
     )  # fmt: skip
-
-
-def cached_image_embeds(space: ImageSpace, images: Images, cache_dir: Path) -> Embeds:
-    """Embed pictures once per content.
-
-    Parameters
-    ----------
-    space : ImageSpace
-    images : ndarray, (n, h, w, 3), uint8
-    cache_dir : Path
-        Holds one safetensors file per (pictures, space); other pictures or other weights make another file.
-
-    Returns
-    -------
-    ndarray, (n, d), float32
-        Raw embeddings.
-    """
-    key = hashlib.sha256(f"{space.digest} {images.shape} {images.dtype}".encode())
-    key.update(np.ascontiguousarray(images).data)
-    path = cache_dir / f"{key.hexdigest()}.safetensors"
-    if path.exists():
-        with safe_open(path, framework="np") as file:
-            stored: Embeds = file.get_tensor("image_embeds")
-        return stored
-    embeds = space.encode_images(images)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save({"image_embeds": embeds}, metadata={"space": space.digest}))
-    return embeds
 
 
 def local_folder(source: str | Path, config_name: str) -> Path:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from alignment.clip_space import cached_image_embeds, open_clip_space, transformers_space
+from alignment.clip_space import open_clip_space, transformers_space
 from alignment.runtime import Runtime
 
 WORDS = ["red", "green", "circle", "square", "on", "a"]
@@ -133,35 +133,6 @@ def test_transformers_path_is_transformers_own(transformers_folder: Path) -> Non
         expected = model.get_image_features(**pixels)
     expected = getattr(expected, "pooler_output", expected)
     assert np.allclose(transformers_space(transformers_folder).encode_images(pictures(3)), expected.numpy(), atol=1e-5)
-
-
-class Counting:
-    """A space that counts how often it is asked."""
-
-    embed_dim = 3
-
-    def __init__(self, digest: str) -> None:
-        self.digest, self.n_calls = digest, 0
-
-    def encode_images(self, images: np.ndarray) -> np.ndarray:
-        self.n_calls += 1
-        return images.reshape(len(images), -1)[:, :3].astype(np.float32)
-
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
-        return np.zeros((len(texts), 3), np.float32)
-
-
-def test_cache_hits_the_same_content_only(tmp_path: Path) -> None:
-    images, space = pictures(), Counting("one")
-    fresh = cached_image_embeds(space, images, tmp_path)
-    assert np.array_equal(cached_image_embeds(space, images.copy(), tmp_path), fresh) and space.n_calls == 1
-    changed = images.copy()
-    changed[0, 0, 0, 0] ^= 1
-    cached_image_embeds(space, changed, tmp_path)
-    assert space.n_calls == 2
-    other = Counting("two")
-    cached_image_embeds(other, images, tmp_path)
-    assert other.n_calls == 1 and len(list(tmp_path.iterdir())) == 3
 
 
 def test_digest_follows_the_weights(open_clip_folder: Path, tmp_path: Path) -> None:
