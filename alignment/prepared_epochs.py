@@ -146,8 +146,8 @@ def prepare_epochs(
     for name, chosen in splits.modalities.items():
         preprocessor = _fitted(preprocessors[name], stores[name], chosen.rows["train"], n_fit_epochs, average_train)
         state = preprocessor.state()
-        content = save({key: np.ascontiguousarray(value) for key, value in state[1].items()})
-        write_atomic(folder / f"{name}.safetensors", content)
+        arrays = save({key: np.ascontiguousarray(value) for key, value in state[1].items()})
+        write_atomic(folder / f"{name}.safetensors", arrays)
         statistics[name] = state[0]
         subject = np.array(stores[name].metadata["subject"].to_pylist())
         location = stores[name].location
@@ -179,8 +179,8 @@ def prepare_epochs(
             statistics_sha256=file_digest(folder / f"{name}.safetensors"), people=chosen.people, splits=parts,
         )  # fmt: skip
     images = {split: splits.images[split] for split in SPLITS}
-    index = PreparedIndex(digest=digest, images=images, modalities=modalities)
-    write_atomic(folder / INDEX, index.model_dump_json().encode())
+    content = PreparedIndex(digest=digest, images=images, modalities=modalities)
+    write_atomic(folder / INDEX, content.model_dump_json().encode())
     return folder
 
 

@@ -12,6 +12,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from alignment.brain_model import encode_pairs
+from alignment.brain_training import BrainTraining, record_study
 from alignment.checkpoint import write_atomic
 from alignment.fit import FitResult, fit
 from alignment.pairs import Pairs, read_targets, record_pairs
@@ -19,7 +20,7 @@ from alignment.report import TEST_NOISE, fit_ridges
 from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
 from alignment.study import Study
-from alignment.train import BrainTraining, TrainConfig, choose, record_study
+from alignment.train_config import TrainConfig, choose
 from benchmarks.encoder_jobs import Budget, Job
 from encoders.modality import combination
 
@@ -52,11 +53,11 @@ class Laboratory:
     @cached_property
     def test(self) -> dict[str, Pairs]:
         """Test pictures as single presentations and as averages of the same ones."""
-        n = self.config().data.test_repetitions
+        n, n_people = self.config().data.test_repetitions, len(self.study.subjects[self.modalities[0]])
         return {
             label: record_pairs(
-                self.study.simulator, self.study.preprocessors, self.test_embeds, self.study.n_subjects,
-                n_repetitions=n, average=average, seed=TEST_NOISE,
+                self.study.simulator, self.study.preprocessors, self.test_embeds, n_people, n_repetitions=n,
+                average=average, seed=TEST_NOISE,
             )
             for label, average in (("single", False), (f"averaged_{n}", True))
         }  # fmt: skip
@@ -162,7 +163,7 @@ def run_yardsticks(job: Job, laboratory: Laboratory, folder: Path) -> dict[str, 
     for label, pairs in laboratory.test.items():
         for name in names:
             rows = []
-            for subject in range(study.n_subjects):
+            for subject in range(len(study.subjects[names[0]])):
                 mine = pairs.subject == subject
                 data = {name: pairs.data[name][mine].astype(np.float32)}
                 rows.append(ridges.scores(data, subject, laboratory.test_embeds)[name])
@@ -185,7 +186,7 @@ def observed(laboratory: Laboratory, name: str, layout: str, label: str) -> np.n
     n = laboratory.config().data.test_repetitions
     stimulus = [str(row) for row in range(len(laboratory.test_embeds))]
     parts = []
-    for subject in range(study.n_subjects):
+    for subject in range(len(study.subjects[name])):
         epochs = study.simulator.record(
             laboratory.test_embeds, modality=name, layout=layout, subject=subject, n_repetitions=n, seed=TEST_NOISE,
             stimulus=stimulus,

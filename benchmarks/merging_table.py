@@ -20,10 +20,10 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from alignment.brain_training import BrainTraining  # noqa: E402
 from alignment.fit import fit  # noqa: E402
 from alignment.retrieval import RetrievalReport, report_similarity  # noqa: E402
 from alignment.runtime import Runtime  # noqa: E402
-from alignment.train import BrainTraining  # noqa: E402
 from benchmarks.encoder_jobs import Budget  # noqa: E402
 from benchmarks.encoder_laboratory import Laboratory  # noqa: E402
 from benchmarks.report_file import write_section  # noqa: E402

@@ -17,7 +17,7 @@ from alignment.calibrate import surrogates
 from alignment.clip_space import open_clip_space
 from alignment.pairs import read_targets
 from alignment.runtime import Runtime
-from alignment.train import TrainConfig
+from alignment.train_config import TrainConfig
 from encoders.epochs import SignalEpochs
 from encoders.simulate import BrainSimulator
 from generation.bundle import Bundle

@@ -32,7 +32,8 @@ from alignment.image_encoder import ImageEncoderConfig, image_processor, load_im
 from alignment.pairs import SPLITS, TargetSplit, read_targets, write_targets
 from alignment.runtime import Runtime
 from alignment.text_encoder import empty_prompt_embeds, text_encoder_of
-from alignment.train import TrainConfig, train
+from alignment.train import train
+from alignment.train_config import TrainConfig
 from generation.assemble import assemble_bundle
 from generation.autoencoder import AutoencoderConfig, encode_latents, load_vae, polish_decoder, train_autoencoder
 from generation.bundle import Bundle, BundleParts

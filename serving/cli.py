@@ -226,8 +226,8 @@ def _encoders(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     import yaml
 
-    from alignment.report import summary
-    from alignment.train import choose, train
+    from alignment.train import report_text, train
+    from alignment.train_config import choose
 
     config = choose(
         yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
@@ -237,7 +237,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report))
     elif report:
-        print(summary(report["scores"]))
+        print(report_text(report))
         print(f"model and report are in {arguments.run_dir}. {report['data']}")
     return 0
 

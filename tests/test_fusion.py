@@ -10,9 +10,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from alignment.alignment_module import AlignmentModule
 from alignment.brain_model import build_fusion as brain_fusion
+from alignment.brain_training import BrainTraining
 from alignment.runtime import Runtime
-from alignment.train import AlignmentModule, BrainTraining, TrainConfig
+from alignment.train_config import TrainConfig
 from encoders.build import EncoderConfig, build_encoder
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig, LateFusionConfig, build_fusion
 from encoders.modality import combination

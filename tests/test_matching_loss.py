@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from alignment.alignment_module import AlignmentModule
 from alignment.losses import AlignmentLossConfig
 from alignment.matching_loss import Matching, hard_negatives, matching_loss
-from alignment.train import AlignmentModule
 from encoders.cross_attention import CrossAttentionFusion, CrossAttentionFusionConfig
 from encoders.late_fusion import LateFusionConfig
 from encoders.networks.eeg_project import EEGProjectConfig

@@ -15,8 +15,10 @@ import yaml
 
 from alignment import study
 from alignment.brain_model import BrainModel
+from alignment.brain_training import BrainTraining
 from alignment.runtime import Runtime
-from alignment.train import BrainTraining, TrainConfig, choose, train
+from alignment.train import train
+from alignment.train_config import TrainConfig, choose
 from encoders.catalogue import encoder_names
 from encoders.simulate import BrainSimulator
 from tests.toy_brain import toy_splits, write_toy_targets

@@ -1,0 +1,162 @@
+"""Network, loss and selection of one training run on one study, and the export of its result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alignment.alignment_module import AlignmentModule
+from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor_positions
+from alignment.loss_choice import EmbedPairs
+from alignment.pairs import Pairs
+from alignment.projector import Projector, fit_projection
+from alignment.recorded_data import RecordedDataConfig
+from alignment.recorded_sources import open_sources
+from alignment.report import RidgeTable, fit_ridges
+from alignment.retrieval import report_similarity
+from alignment.runtime import Runtime
+from alignment.study import Study
+from alignment.target_space import TargetSpace
+from alignment.train_config import ModalityConfig, TrainConfig
+from encoders.availability import availability
+from encoders.modality import combination
+from encoders.preprocess import Preprocessor, default_preprocess
+from encoders.sensors import SensorLayout, standard_layout
+from encoders.single_modality import SingleFusionConfig
+
+MAX_PROJECTION_ROWS = 50_000
+"""Training epochs that the projection to image embeddings is fitted on, at most."""
+
+
+class BrainTraining:
+    """Network, loss and selection of one run on one study; the study is recorded here if it is not given."""
+
+    def __init__(self, config: TrainConfig, runtime: Runtime, study: Study | None = None) -> None:
+        if not isinstance(config.fusion, SingleFusionConfig) and config.fusion.modality_dropout > 0:
+            raise ValueError(
+                f"modality_dropout {config.fusion.modality_dropout} has no effect here: every step trains every "
+                "combination of modalities; set it to 0"
+            )
+        self.config, self.runtime = config, runtime
+        self.encoders = {name: one.network() for name, one in config.modalities.items()}
+        self.study = study or record_study(config, runtime)
+        torch.manual_seed(config.seed)
+        n_subjects = {name: len(people) for name, people in self.study.subjects.items()}
+        fusion = build_fusion(
+            self.study.preprocessors, self.encoders, config.fusion, n_subjects, self.study.space.embed_dim
+        )
+        self.positions = sensor_positions(self.study.preprocessors, runtime)
+        self.module = AlignmentModule(fusion, self.positions, config.loss)
+
+    @property
+    def combinations(self) -> list[tuple[str, ...]]:
+        """Every modality alone and, if there are several, all together."""
+        names = tuple(self.study.preprocessors)
+        return [(name,) for name in names] + ([names] if len(names) > 1 else [])
+
+    def batch_at(self, step: int, rank: int, world: int) -> dict[str, Any]:
+        batch = self.study.train.batch(self.config.batch_size, step, rank, world, self.config.seed)
+        return {
+            "data": {name: torch.from_numpy(one) for name, one in batch.data.items()},
+            "subject": torch.from_numpy(batch.subject),
+            "stimulus": torch.from_numpy(batch.target),
+            "target": self.study.targets[batch.target],
+            "available": {name: torch.from_numpy(rows) for name, rows in batch.available.items()},
+        }
+
+    def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        answers, compared, learned, extra = module(
+            batch["data"], batch["subject"], batch["target"], batch["stimulus"], batch["available"]
+        )
+        inner = self.runtime.unwrap(module)
+        assert isinstance(inner, AlignmentModule)
+        gather, alignment = self.runtime.gather_with_grad, inner.alignment_loss
+        masks = availability(inner.fusion.modalities, batch["data"], batch["available"], batch["subject"])
+        shown = (batch["target"], compared, batch["stimulus"])
+        everything = tuple(map(gather, shown))
+        losses, logs = [], {name: value.detach() for name, value in learned.items()}
+        for names in self.combinations:
+            name, rows = combination(names), torch.stack([masks[one] for one in names]).all(dim=0)
+            if len(answers[name]) == 0:  # the same for all processes
+                continue
+            target, mapped, stimulus = everything if bool(rows.all()) else (gather(one[rows]) for one in shown)
+            pairs = EmbedPairs(gather(answers[name]), target, stimulus, mapped)
+            loss, parts = alignment.compute(pairs, learned)
+            losses.append(loss)
+            logs |= {f"{name}_{part}": value for part, value in parts.items()}
+        target, mapped, stimulus = everything
+        alignment.remember(EmbedPairs(target, target, stimulus, mapped))
+        loss = torch.stack(losses).mean()
+        for name, term in extra.items():
+            loss, logs[name] = loss + term, term.detach()
+        return loss, logs
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Score every combination on validation pictures; ``score`` is the mean top-1."""
+        assert isinstance(module, AlignmentModule)
+        study, space = self.study, self.mapped_space(module)
+        scores = {}
+        for names in self.combinations:
+            shown = study.val.view(names)
+            embeds = self.encode(module.fusion, shown, names)
+            report = report_similarity(space.similarity(embeds, study.val_embeds), shown.target, n_bootstrap=1)
+            scores[f"{combination(names)}_top_1"] = report.top_1
+            scores[f"{combination(names)}_two_way"] = report.two_way
+        top_1 = [value for name, value in scores.items() if name.endswith("_top_1")]
+        return {"score": float(np.mean(top_1)), **scores}
+
+    def encode(self, fusion: nn.Module, pairs: Pairs, names: tuple[str, ...]) -> NDArray[np.float32]:
+        data = {name: pairs.data[name] for name in names}
+        return encode_pairs(fusion, data, self.positions, pairs.subject, self.runtime)
+
+    def mapped_space(self, module: nn.Module) -> TargetSpace:
+        """Give the target space as the trained map of the picture's side sees it."""
+        assert isinstance(module, AlignmentModule)
+        return self.study.space.with_basis(module.image_map.weight.detach().cpu().numpy().T)
+
+    def export(self, weights: Mapping[str, Tensor]) -> BrainModel:
+        """Assemble the model that serving loads, and fit its projection to raw image embeddings."""
+        self.module.load_state_dict(dict(weights))
+        fusion, study = self.module.fusion.eval(), self.study
+        mean = study.space.mean
+        fits = {}
+        for names in self.combinations:
+            train, val = study.train.view(names), study.val.view(names)
+            if len(train) > MAX_PROJECTION_ROWS:
+                rows = np.random.default_rng(0).permutation(len(train))[:MAX_PROJECTION_ROWS]
+                train = train.select(np.sort(rows))
+            answers, held_out = (self.encode(fusion, pairs, names) for pairs in (train, val))
+            shown, expected = study.train_embeds[train.target], study.val_embeds[val.target]
+            fits[combination(names)] = fit_projection(answers, shown, (held_out, expected), mean)
+        projector = Projector({k: one[0] for k, one in fits.items()}, {k: one[1] for k, one in fits.items()}, mean)
+        model = BrainModel(
+            study.preprocessors, self.encoders, self.config.fusion, study.subjects, self.mapped_space(self.module),
+            projector, self.runtime,
+        )  # fmt: skip
+        model.load_weights(fusion.state_dict())
+        return model
+
+    def ridges(self) -> RidgeTable:
+        study = self.study
+        assert isinstance(study.train, Pairs) and isinstance(study.val, Pairs)
+        return fit_ridges(study.train, study.val, study.train_embeds, study.val_embeds)
+
+
+def record_study(config: TrainConfig, runtime: Runtime) -> Study:
+    """Record, or open, what a run trains and is selected on."""
+    if isinstance(config.data, RecordedDataConfig):
+        sources = open_sources(config)
+        return Study.prepared(config.data.folder, sources.digest, sources.targets)
+    preprocessors = {
+        name: Preprocessor(default_preprocess(name, **one.preprocess), _simulated_layout(one))
+        for name, one in config.modalities.items()
+    }
+    return Study.record(config.targets, preprocessors, config.simulation, config.data, progress=runtime.is_main)
+
+
+def _simulated_layout(config: ModalityConfig) -> SensorLayout:
+    assert config.layout != "recorded"
+    return standard_layout(config.layout)
