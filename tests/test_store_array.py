@@ -81,6 +81,18 @@ def test_a_given_buffer_is_filled(store: EpochStore, whole: np.ndarray) -> None:
     assert np.array_equal(out, whole[[7, 70, 3]])
     with pytest.raises(ValueError, match=r"out is \(3, 4, 20\) of float16, expected \(2, 4, 20\)"):
         store.array().take([0, 1], out)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        store.array().take([0, 1, 2], np.zeros((4, 3, 20), np.float16).transpose(1, 0, 2))
+
+
+def test_prefetching_changes_nothing_and_reaches_every_row(store: EpochStore, whole: np.ndarray) -> None:
+    array = EpochStore.open(store.location.root).array()
+    array.prefetch(slice(None))
+    array.prefetch([76, 0, 0, 11, 12])
+    array.prefetch([])
+    assert np.array_equal(array[:], whole)
+    with pytest.raises(IndexError, match="rows 77 to 77"):
+        array.prefetch([77])
 
 
 @pytest.mark.parametrize(
