@@ -191,15 +191,15 @@ def test_four_workers_hide_a_slow_disk(store: EpochStore) -> None:
         loader = DataLoader(
             Batches(store.array(), 7, 0, 1, seconds=0.05),
             batch_size=None,
-            sampler=Steps(0, 60),
+            sampler=Steps(0, 46),
             num_workers=n_workers,
             prefetch_factor=4,
         )
         batches = iter(loader)
-        for _ in range(20):
+        for _ in range(16):
             next(batches)
         waited, started = 0.0, time.perf_counter()
-        for _ in range(39):
+        for _ in range(29):
             time.sleep(0.02)
             asked = time.perf_counter()
             next(batches)
