@@ -1,5 +1,6 @@
 """`StoreArray`: the shards of a store as one array, of which any rows are copied in any order."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,29 +51,42 @@ class StoreArray:
         return self.take(rows)
 
     def take(self, rows: slice | ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Copy epochs into ``out`` (n, n_channels, n_times), pinned memory say, or into a new array."""
+        """Copy epochs into ``out`` (n, n_channels, n_times), C-contiguous, pinned memory say, or into a new array."""
         wanted = row_numbers(rows, len(self))
         shape = (len(wanted), *self.shape[1:])
         if out is None:
             out = np.empty(shape, self.dtype)
-        elif out.shape != shape or out.dtype != self.dtype:
-            raise ValueError(f"out is {out.shape} of {out.dtype}, expected {shape} of {self.dtype}")
-        # Shard by shard and in the order on disk; epochs that follow each other in both are copied in one go.
-        order = np.argsort(wanted, kind="stable")
-        ordered = wanted[order]
-        shards = np.searchsorted(self._first, ordered, side="right") - 1
-        breaks = (np.diff(ordered) != 1) | (np.diff(order) != 1) | (np.diff(shards) != 0)
-        starts = np.flatnonzero(np.concatenate([[True], breaks]))[: len(wanted)]
-        lengths = np.diff([*starts, len(wanted)])
-        offsets = ordered - self._first[shards]
-        current, epochs = -1, np.empty(0)
-        for shard, offset, place, n in zip(
-            shards[starts].tolist(), offsets[starts].tolist(), order[starts].tolist(), lengths.tolist(), strict=True
-        ):
-            if shard != current:
-                current, epochs = shard, self._files[shard]
-            out[place : place + n] = epochs[offset : offset + n]
+        elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.shape} of {out.dtype}, expected {shape} of {self.dtype}, C-contiguous")
+        if len(wanted):
+            # (n, c, t) -> (n, c * t); one pass in the order asked: sorting by shard first was slower, warm and cold
+            maps = {index: self._files[index].reshape(-1, shape[1] * shape[2]) for index in self._shards(wanted)}
+            pieces = [maps[index][first : first + n] for index, first, n in self._runs(wanted)]
+            np.concatenate(pieces, out=out.reshape(len(wanted), -1))
         return out
+
+    def prefetch(self, rows: slice | ArrayLike) -> None:
+        """Ask the kernel to read epochs into the page cache, without waiting.
+
+        For stores larger than memory: called for the batch after the one in hand, its disk reads run side by side
+        instead of one after the other. Costs about a microsecond per epoch when they are in memory already.
+        """
+        for index, first, n in self._runs(row_numbers(rows, len(self))):
+            self._files.prefetch(index, first, n)
+
+    def _shards(self, wanted: NDArray[np.int64]) -> list[int]:
+        numbers: list[int] = np.unique(np.searchsorted(self._first, wanted, side="right") - 1).tolist()
+        return numbers
+
+    def _runs(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """Split rows into runs of neighbours within a shard: its number, the first offset, how many."""
+        shards = np.searchsorted(self._first, wanted, side="right") - 1
+        starts = np.ones(len(wanted), dtype=bool)
+        starts[1:] = (np.diff(wanted) != 1) | (np.diff(shards) != 0)
+        places = np.flatnonzero(starts)
+        offsets = (wanted - self._first[shards])[places]
+        lengths = np.diff(places, append=len(wanted))
+        return zip(shards[places].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
 
 
 def row_numbers(rows: slice | ArrayLike, n: int) -> NDArray[np.int64]:

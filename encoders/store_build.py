@@ -181,13 +181,13 @@ def _convert(
         for part, planned in zip(parts, plan.parts, strict=True)
         if part.name not in finished
     ]
+    _check_parts(finished)
     bar = tqdm(total=len(parts), initial=len(finished), desc="parts", disable=not progress, mininterval=1.0)
     with bar:
         for name in _run(jobs, n_workers):
             finished[name] = read_finished(building / name)
             _check_parts(finished)
             bar.update()
-    _check_parts(finished)
     return [finished[part.name] for part in parts]
 
 

@@ -6,6 +6,7 @@ process (SIGBUS), as with every memory-map: replace a store's files, never edit 
 """
 
 import io
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -159,6 +160,17 @@ class ShardFiles:
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return mapped
+
+    def prefetch(self, index: int, first: int, n: int) -> None:
+        """Let the kernel start to read ``n`` epochs from ``first`` on of shard ``index``."""
+        mapped = self[index]
+        buffer: Any = mapped
+        while isinstance(buffer, np.ndarray):
+            buffer = buffer.base
+        row_bytes = mapped.nbytes // len(mapped)
+        start = self.shards[index].n_bytes - mapped.nbytes + first * row_bytes
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        buffer.madvise(mmap.MADV_WILLNEED, page, start + n * row_bytes - page)
 
     def check(self, index: int) -> Path:
         """Compare size and sha256 of a shard with ``store.json``, unless this was done before; return its path."""

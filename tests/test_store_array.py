@@ -81,6 +81,18 @@ def test_a_given_buffer_is_filled(store: EpochStore, whole: np.ndarray) -> None:
     assert np.array_equal(out, whole[[7, 70, 3]])
     with pytest.raises(ValueError, match=r"out is \(3, 4, 20\) of float16, expected \(2, 4, 20\)"):
         store.array().take([0, 1], out)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        store.array().take([0, 1, 2], np.zeros((4, 3, 20), np.float16).transpose(1, 0, 2))
+
+
+def test_prefetching_changes_nothing_and_reaches_every_row(store: EpochStore, whole: np.ndarray) -> None:
+    array = EpochStore.open(store.location.root).array()
+    array.prefetch(slice(None))
+    array.prefetch([76, 0, 0, 11, 12])
+    array.prefetch([])
+    assert np.array_equal(array[:], whole)
+    with pytest.raises(IndexError, match="rows 77 to 77"):
+        array.prefetch([77])
 
 
 @pytest.mark.parametrize(
@@ -179,15 +191,15 @@ def test_four_workers_hide_a_slow_disk(store: EpochStore) -> None:
         loader = DataLoader(
             Batches(store.array(), 7, 0, 1, seconds=0.05),
             batch_size=None,
-            sampler=Steps(0, 60),
+            sampler=Steps(0, 46),
             num_workers=n_workers,
             prefetch_factor=4,
         )
         batches = iter(loader)
-        for _ in range(20):
+        for _ in range(16):
             next(batches)
         waited, started = 0.0, time.perf_counter()
-        for _ in range(39):
+        for _ in range(29):
             time.sleep(0.02)
             asked = time.perf_counter()
             next(batches)

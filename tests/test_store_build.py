@@ -83,17 +83,17 @@ from toy_recordings import ToySource, toy_source
 from encoders.store_build import build_store
 
 if __name__ == "__main__":
-    source = toy_source(Path({folder!r}), 5, seconds=0.15)
+    source = toy_source(Path({folder!r}), 5, seconds={seconds})
     build_store(source, {out!r}, shard_bytes=2000, n_workers={n_workers})
 """
 
 
-def killed_build(tmp_path: Path, out: Path, n_workers: int, when: Callable[[], bool]) -> None:
-    """Start a slow build in another process and kill it with -9 once ``when`` says so."""
+def killed_build(tmp_path: Path, out: Path, n_workers: int, seconds: float, when: Callable[[], bool]) -> int:
+    """Start a slow build in another process, kill it with -9 once ``when`` says so, and return its session."""
     script = tmp_path / f"build{n_workers}.py"
     tests = Path(__file__).parent
     names = {"root": str(tests.parent), "tests": str(tests), "folder": str(tmp_path / "in"), "out": str(out)}
-    script.write_text(BUILD_SCRIPT.format(**names, n_workers=n_workers))
+    script.write_text(BUILD_SCRIPT.format(**names, n_workers=n_workers, seconds=seconds))
     process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
     deadline = time.monotonic() + 60
     while not when() and time.monotonic() < deadline:
@@ -102,6 +102,20 @@ def killed_build(tmp_path: Path, out: Path, n_workers: int, when: Callable[[], b
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert when() and not (out / "store.json").exists()
+    return process.pid
+
+
+def members(session: int) -> list[int]:
+    """Processes of a session that are alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own_session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # it has just ended
+        if int(own_session) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
@@ -115,12 +129,22 @@ def test_killed_in_the_middle_and_started_again_gives_the_same_bytes(tmp_path: P
     def half_written() -> bool:
         return len(finished()) >= 2 and any(out.glob("building/.sub-*/*.npy"))
 
-    killed_build(tmp_path, out, n_workers, half_written)
+    killed_build(tmp_path, out, n_workers, 0.15, half_written)
     assert 2 <= len(finished()) < 5
     build_store(source, out, shard_bytes=SHARD_BYTES)
     assert tree(out) == tree(tmp_path / "whole")
-    time.sleep(0.5)  # workers of the killed process would have written by now
-    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_workers_end_when_the_build_is_killed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    session = killed_build(tmp_path, out, 2, 60.0, lambda: len(list(out.glob("building/.sub-*"))) == 2)
+    deadline = time.monotonic() + 10
+    while members(session) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left = members(session)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert left == []
 
 
 class Stop(BaseException):
@@ -172,6 +196,9 @@ def test_a_half_written_part_is_done_again(tmp_path: Path) -> None:
         build_store(changed(source, 1, spoil=(0, 0, np.inf)), out)
     (out / "building" / ".sub-02_ses-01.99999").mkdir()
     (out / "building" / ".sub-02_ses-01.99999" / "sub-02_ses-01-0000.npy").write_bytes(b"half")
+    with pytest.raises(ValueError, match="sub-02"):
+        build_store(changed(source, 1, spoil=(0, 0, np.inf)), out)
+    assert not list(out.glob("building/.*"))  # its room on the disk is free again
     build_store(source, out)
     build_store(source, tmp_path / "whole")
     assert tree(out) == tree(tmp_path / "whole")

@@ -97,8 +97,8 @@ def test_a_damaged_cache_is_refused(remote: str, tmp_path: Path) -> None:
     EpochStore.open(remote, cache_dir=tmp_path).read([0])
     (file,) = cached(tmp_path)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    named = rf"shard sub-01_ses-01-0000\.npy does not match its sha256 .*; delete .*{file.name}, it"
-    with pytest.raises(ValueError, match=named):
+    said = rf"shard sub-01_ses-01-0000\.npy does not match its sha256 .*; delete .*{file.name}, it"
+    with pytest.raises(ValueError, match=said):
         EpochStore.open(remote, cache_dir=tmp_path).read([0])
     file.unlink()
     assert EpochStore.open(remote, cache_dir=tmp_path).read([0]).shape == (1, 4, 20)

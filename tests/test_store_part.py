@@ -1,14 +1,17 @@
 """What a part must be to become one of a store, and what is kept of it."""
 
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_recordings import ToySource, changed, toy_source
+from toy_recordings import ToyPart, ToySource, changed, toy_source
 
 from encoders import store_part
+from encoders.epoch_source import EpochMetadata
+from encoders.epochs import SignalEpochs
 from encoders.store_build import build_store
 
 
@@ -29,6 +32,44 @@ def test_parts_that_disagree_are_both_named(tmp_path: Path, changes: dict[str, o
         build_store(source, tmp_path / "out")
     assert caught.match(said)
     assert not (tmp_path / "out" / "store.json").exists()
+
+
+def test_a_disagreement_stops_the_build_before_more_is_read_and_does_so_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    source = changed(toy_source(tmp_path / "in", 4, log=log), 1, sfreq=250.0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="part sub-02_ses-01 has sfreq"):
+            build_store(source, tmp_path / "out")
+        assert log.read_text().split() == ["sub-01_ses-01", "sub-02_ses-01"]
+
+
+@dataclass(frozen=True)
+class MixedPart(ToyPart):
+    """Two toy parts in one, which may not fit together."""
+
+    second: ToyPart | None = None
+
+    def blocks(self) -> Iterator[tuple[SignalEpochs, EpochMetadata]]:
+        yield from super().blocks()
+        assert self.second is not None
+        yield from self.second.blocks()
+
+
+def test_blocks_of_a_part_must_agree(tmp_path: Path) -> None:
+    toy = toy_source(tmp_path / "in", 1).toy_parts[0]
+    other = replace(toy, ch_names=("Cz", "Oz", "MLC11", "MEG0112"))
+    mixed = MixedPart(toy.name, toy.file, 0, second=other)
+    with pytest.raises(ValueError, match=r"part sub-01_ses-01: this block has 4 channels, the first block .*'Oz'"):
+        build_store(ToySource((mixed,)), tmp_path / "out")
+    fits = replace(mixed, second=replace(toy, seed=1))
+    assert build_store(ToySource((fits,)), tmp_path / "out2").info.positions[0, 0] == np.float32(0.015)
+
+
+def test_blocks_need_a_row_of_metadata_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = toy_source(tmp_path / "in", 1)
+    monkeypatch.setattr(EpochMetadata, "__len__", lambda self: 3)
+    with pytest.raises(ValueError, match="a block has 12 epochs, its metadata 3 rows"):
+        build_store(source, tmp_path / "out")
 
 
 def test_times_may_differ_by_rounding(tmp_path: Path) -> None:
