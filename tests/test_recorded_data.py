@@ -76,7 +76,8 @@ def test_concepts_of_test_pictures_in_training_are_refused_or_dropped(
     split = ["test" if i == "c05/c05_00.jpg" else s for i, s in zip(columns["image"], columns["split"], strict=True)]
     table = stores["eeg"].metadata.set_column(9, "split", [split])
     monkeypatch.setitem(stores["eeg"].__dict__, "metadata", table)
-    with pytest.raises(ValueError, match=r"eeg: 8 training epochs show 1 concepts of test pictures, the first .'c05'.; set .* 'drop'"):
+    said = r"eeg: 8 training epochs show 1 concepts of test pictures, the first .'c05'.; set .* 'drop'"
+    with pytest.raises(ValueError, match=said):
         split_rows(config(settings), stores, pictures())
     splits = split_rows(config(settings, test_concepts_elsewhere="drop"), stores, pictures())
     assert splits.n_dropped == 8 + 12  # and the other modality's 3 pictures x 2 people x 2

@@ -1,0 +1,93 @@
+"""Training on prepared recordings of different people: it learns, never sees test epochs, and exports a model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignment.brain_model import BrainModel
+from alignment.brain_training import BrainTraining
+from alignment.recorded_sources import prepare
+from alignment.runtime import Runtime
+from alignment.train import report_text, train
+from alignment.train_config import TrainConfig
+from encoders.store import EpochStore
+from tests.toy_lab import build_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    settings = build_lab(tmp_path_factory.mktemp("lab"))
+    prepare(TrainConfig.model_validate(settings))
+    return settings
+
+
+@pytest.fixture(scope="module")
+def run(lab: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    chosen = TrainConfig.model_validate({**lab, "fit": {**lab["fit"], "max_steps": 90}})
+    return folder, train(chosen, folder)
+
+
+def test_it_learns_from_recordings_and_says_that_the_test_was_not_read(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    assert report["selection"]["score"] > 0.3 and report["n_val_images"] == 24  # chance 0.04
+    assert "scores" not in report and "test split was not read" in report["data"]
+    assert "chance 0.0417" in report_text(report) and "phosphene evaluate" in report_text(report)
+    assert (folder / "config.yaml").exists() and (folder / "log.jsonl").exists()
+
+
+def test_the_exported_model_reads_the_stores_epochs(lab: dict[str, Any], run: tuple[Path, dict[str, Any]]) -> None:
+    model = BrainModel.load(run[0] / "brain", Runtime(device="cpu"))
+    assert model.people == {"eeg": ("sim-01", "sim-02"), "meg": ("sim-03", "sim-04")}
+    store = EpochStore.open(lab["data"]["stores"]["meg"])
+    rows = np.flatnonzero(
+        (np.array(store.metadata["subject"].to_pylist()) == "sim-04")
+        & (np.array(store.metadata["split"].to_pylist()) == "test")
+    )
+    answer = model.embed([store.epochs(rows)], average=True)
+    assert answer.report.subject == "sim-04" and answer.brain_embeds.shape == (10, model.embed_dim)
+
+
+def test_a_batch_mixes_pairs_and_single_epochs(lab: dict[str, Any]) -> None:
+    training = BrainTraining(TrainConfig.model_validate(lab), Runtime(threads=1))
+    batch = training.batch_at(0, 0, 1)
+    assert batch["subject"].shape == (40, 2) and set(batch["available"]) == {"eeg", "meg"}
+    both = batch["available"]["eeg"] & batch["available"]["meg"]
+    assert 0 < int((~both).sum()) < 10
+    loss, logs = training.loss(training.module, batch)
+    assert loss.isfinite() and {"eeg_contrastive", "meg_contrastive", "eeg+meg_contrastive"} <= set(logs)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "multi_positive"},
+        {"name": "siglip"},
+        {"name": "info_nce", "queue_size": 64},
+        {
+            "name": "sum",
+            "terms": [{"weight": 1.0, "loss": {"name": "cosine"}}, {"weight": 0.5, "loss": {"name": "mse"}}],
+        },
+    ],
+    ids=lambda loss: loss["name"],
+)
+def test_every_kind_of_loss_trains(lab: dict[str, Any], loss: dict[str, Any], tmp_path: Path) -> None:
+    chosen = TrainConfig.model_validate(
+        {**lab, "loss": loss, "fit": {**lab["fit"], "max_steps": 30}, "modalities": {"eeg": lab["modalities"]["eeg"]},
+         "data": {**lab["data"], "stores": {"eeg": lab["data"]["stores"]["eeg"]}, "folder": str(tmp_path / "prepared")},
+         "fusion": {"name": "single"}}
+    )  # fmt: skip
+    prepare(chosen)
+    report = train(chosen, tmp_path / "run")
+    assert report["selection"]["score"] > 0.15  # chance 0.04
+
+
+def test_settings_that_do_nothing_are_refused(lab: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="simulation has no effect on recorded data"):
+        TrainConfig.model_validate({**lab, "simulation": {"n_subjects": 3}})
+    with pytest.raises(ValueError, match="give one per modality"):
+        TrainConfig.model_validate({**lab, "modalities": {"eeg": lab["modalities"]["eeg"]}})
+    with pytest.raises(ValueError, match="simulated data has no layout 'recorded'"):
+        TrainConfig.model_validate({**lab, "data": {"name": "simulated"}})
