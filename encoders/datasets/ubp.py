@@ -23,6 +23,7 @@ from encoders.epoch_source import EpochPart, EpochSource
 from encoders.pickled_files import read_pickled_file
 
 _FILES = {"train": "train.pt", "test": "test.pt"}
+_KEYS = ("eeg", "img")
 _MEG_SFREQ = 200.0
 
 
@@ -59,8 +60,9 @@ class UbpEpochs(BaseModel):
 
 def _read(file: Path, split: str) -> ConditionArray:
     content = read_pickled_file(file)
-    if not isinstance(content, dict) or not {"eeg", "img"} <= content.keys():
-        raise ValueError(f"{file} lacks eeg and img, expected a dictionary as UBP saves it")
+    absent = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
+    if absent:
+        raise ValueError(f"{file} lacks {absent}, expected a dictionary as UBP saves it")
     data = content["eeg"]
     if not isinstance(data, np.ndarray) or data.ndim != 4:
         raise ValueError(f"{file}: eeg has shape {np.shape(data)}, expected (conditions, repetitions, channels, times)")
