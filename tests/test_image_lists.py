@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from public_layouts import TEST_IMAGES, TRAIN_IMAGES, write_image_folders, write_image_metadata
+from things_meg_layout import write_attributes
 
 from encoders.datasets.image_lists import find_image_lists, meg_image_lists, zero_shot_split
 from encoders.datasets.stimulus_names import concept_of, image_id
@@ -39,31 +40,6 @@ def test_absent_and_faulty_lists_are_refused(tmp_path: Path) -> None:
     write_image_metadata(tmp_path)
     with pytest.raises(ValueError, match="the train data has 17 conditions, .* lists 18 pictures"):
         find_image_lists(tmp_path).of("train", 17)
-
-
-def write_attributes(file: Path) -> list[dict[str, str]]:
-    """The table of one person of THINGS-MEG at full count: 22,248 training, 2,400 test and 2,400 catch trials."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for concept in range(1854):
-        for i in range(12):
-            path = f"images_meg/concept{concept:04d}x/concept{concept:04d}x_{i + 1:02d}s.jpg"
-            rows.append(("exp", 14 * concept + i + 1, path))
-    for test in range(200):
-        concept = 9 * test
-        path = f"images_test_meg/concept{concept:04d}x_13s.jpg"
-        rows += [("test", 14 * concept + 13, path)] * 12
-    rows += [("catch", "", f"images_catch_meg/catch{i:04d}.jpg") for i in range(2400)]
-    order = rng.permutation(len(rows))
-    lines = ["trial_type,session_nr,run_nr,things_image_nr,image_path"]
-    for i, row in enumerate(order):
-        kind, number, path = rows[row]
-        lines.append(f"{kind},{i // 2254 + 1},{i % 2254 // 226 + 1},{number},{path}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
-    return [
-        dict(zip(("trial_type", "things_image_nr", "image_path"), map(str, rows[row]), strict=True)) for row in order
-    ]
 
 
 def test_things_meg_at_full_count(tmp_path: Path) -> None:
