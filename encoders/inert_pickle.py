@@ -46,17 +46,21 @@ class StoredTensor:
 
 
 @dataclass
-class _Machine:
+class Machine:
+    """Stack, marks and memo of a pickle that is being read; `STEPS` are the instructions that work on them."""
+
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
     def pop(self) -> Any:
+        """Take the topmost value, which must not lie below the last mark."""
         if not self.stack or (self.marks and len(self.stack) <= self.marks[-1]):
             raise PickleRefused("the pickle takes a value where there is none; the file is damaged")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
+        """Take the values above the last mark, and the mark."""
         if not self.marks:
             raise PickleRefused("the pickle ends a group that was never begun; the file is damaged")
         start = self.marks.pop()
@@ -80,7 +84,7 @@ def read_pickle(content: bytes) -> Any:
     """
     if len(content) > MAX_PICKLE_BYTES:
         raise PickleRefused(f"the pickle has {len(content)} bytes, at most {MAX_PICKLE_BYTES} are read")
-    machine = _Machine()
+    machine = Machine()
     n_seen = 0
     try:
         for opcode, argument, _ in pickletools.genops(content):
@@ -89,7 +93,7 @@ def read_pickle(content: bytes) -> Any:
                 raise PickleRefused(f"the pickle has more than {MAX_OPCODES} instructions")
             if opcode.name == "STOP":
                 return machine.pop()
-            step = _STEPS.get(opcode.name)
+            step = STEPS.get(opcode.name)
             if step is None:
                 raise PickleRefused(f"the pickle uses the instruction {opcode.name}, which no weights file needs")
             step(machine, argument)
@@ -100,47 +104,47 @@ def read_pickle(content: bytes) -> Any:
     raise PickleRefused("the pickle has no end; the file is cut short")
 
 
-def _push(machine: _Machine, argument: Any) -> None:
+def _push(machine: Machine, argument: Any) -> None:
     machine.stack.append(argument)
 
 
-def _constant(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+def _constant(make: Callable[[], Any]) -> Callable[[Machine, Any], None]:
     return lambda machine, _: machine.stack.append(make())
 
 
-def _mark(machine: _Machine, _: Any) -> None:
+def _mark(machine: Machine, _: Any) -> None:
     machine.marks.append(len(machine.stack))
 
 
-def _pop(machine: _Machine, _: Any) -> None:
+def _pop(machine: Machine, _: Any) -> None:
     if machine.marks and machine.marks[-1] == len(machine.stack):
         machine.marks.pop()
     else:
         machine.pop()
 
 
-def _duplicate(machine: _Machine, _: Any) -> None:
+def _duplicate(machine: Machine, _: Any) -> None:
     value = machine.pop()
     machine.stack += [value, value]
 
 
-def _tuple(n: int) -> Callable[[_Machine, Any], None]:
-    def build(machine: _Machine, _: Any) -> None:
+def _tuple(n: int) -> Callable[[Machine, Any], None]:
+    def build(machine: Machine, _: Any) -> None:
         machine.stack.append(tuple(reversed([machine.pop() for _ in range(n)])))
 
     return build
 
 
-def _group(make: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]:
+def _group(make: Callable[[list[Any]], Any]) -> Callable[[Machine, Any], None]:
     return lambda machine, _: machine.stack.append(make(machine.pop_to_mark()))
 
 
-def _append(machine: _Machine, _: Any) -> None:
+def _append(machine: Machine, _: Any) -> None:
     value = machine.pop()
     _extend(machine.stack[-1], [value])
 
 
-def _appends(machine: _Machine, _: Any) -> None:
+def _appends(machine: Machine, _: Any) -> None:
     values = machine.pop_to_mark()
     _extend(machine.stack[-1], values)
 
@@ -152,12 +156,12 @@ def _extend(target: Any, values: list[Any]) -> None:
         raise PickleRefused(f"the pickle appends to a {type(target).__name__}; the file is damaged")
 
 
-def _set_item(machine: _Machine, _: Any) -> None:
+def _set_item(machine: Machine, _: Any) -> None:
     value, key = machine.pop(), machine.pop()
     _update(machine.stack[-1], [key, value])
 
 
-def _set_items(machine: _Machine, _: Any) -> None:
+def _set_items(machine: Machine, _: Any) -> None:
     pairs = machine.pop_to_mark()
     _update(machine.stack[-1], pairs)
 
@@ -178,55 +182,55 @@ def _dict_of(pairs: list[Any]) -> dict[Any, Any]:
     return made
 
 
-def _remember(machine: _Machine, argument: Any) -> None:
+def _remember(machine: Machine, argument: Any) -> None:
     machine.memo[len(machine.memo) if argument is None else argument] = machine.stack[-1]
 
 
-def _recall(machine: _Machine, argument: Any) -> None:
+def _recall(machine: Machine, argument: Any) -> None:
     machine.stack.append(machine.memo[argument])
 
 
-def _global(machine: _Machine, argument: Any) -> None:
+def _global(machine: Machine, argument: Any) -> None:
     machine.stack.append(Inert(str(argument)[:200]))
 
 
-def _stack_global(machine: _Machine, _: Any) -> None:
+def _stack_global(machine: Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not (isinstance(name, str) and isinstance(module, str)):
         raise PickleRefused("the pickle names a global by something that is no text; the file is damaged")
     _global(machine, f"{module} {name}")
 
 
-def _reduce(machine: _Machine, _: Any) -> None:
+def _reduce(machine: Machine, _: Any) -> None:
     arguments, callee = machine.pop(), machine.pop()
     machine.stack.append(_called(callee, arguments))
 
 
-def _new_object(machine: _Machine, _: Any) -> None:
+def _new_object(machine: Machine, _: Any) -> None:
     machine.pop()
     machine.stack.append(_named(machine.pop()))
 
 
-def _new_object_with_keywords(machine: _Machine, _: Any) -> None:
+def _new_object_with_keywords(machine: Machine, _: Any) -> None:
     machine.pop()
     _new_object(machine, None)
 
 
-def _instance(machine: _Machine, argument: Any) -> None:
+def _instance(machine: Machine, argument: Any) -> None:
     machine.pop_to_mark()
     _global(machine, argument)
 
 
-def _object(machine: _Machine, _: Any) -> None:
+def _object(machine: Machine, _: Any) -> None:
     machine.stack.append(_named(machine.pop_to_mark()[0]))
 
 
-def _build(machine: _Machine, _: Any) -> None:
+def _build(machine: Machine, _: Any) -> None:
     machine.pop()  # attributes of an object: state dictionaries carry version numbers there, which nobody needs
 
 
-def _persistent(machine: _Machine, _: Any) -> None:
-    machine.stack.append(_storage(machine.pop()))
+def _persistent(machine: Machine, _: Any) -> None:
+    machine.stack.append(storage_of(machine.pop()))
 
 
 def _named(value: Any) -> Inert:
@@ -242,7 +246,7 @@ def _called(callee: Any, arguments: Any) -> Any:
             pairs = arguments[0] if arguments else []
             return _dict_of([part for pair in pairs for part in pair])
         case "torch._utils _rebuild_tensor_v2":
-            return _tensor(*arguments[:4])
+            return stored_tensor(*arguments[:4])
         case "torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state":
             return arguments[0]
         case "torch._tensor _rebuild_from_type_v2":
@@ -251,7 +255,8 @@ def _called(callee: Any, arguments: Any) -> Any:
             return callee
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor:
+def stored_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor:
+    """Check the arguments of torch's tensor rebuilding and keep them."""
     if not isinstance(storage, Storage):
         raise PickleRefused("a tensor of the file has no storage; the file is damaged")
     for numbers in (shape, strides, (offset,)):
@@ -262,7 +267,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor
     return StoredTensor(storage, offset, shape, strides)
 
 
-def _storage(identity: Any) -> Storage:
+def storage_of(identity: Any) -> Storage:
+    """Check what torch writes in place of a storage and keep it."""
     if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
         raise PickleRefused("the file keeps something beside its pickle that is no tensor; save the state dict alone")
     _, kind, key, _, n_elements = identity
@@ -275,11 +281,11 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def _nothing(machine: _Machine, _: Any) -> None:
+def _nothing(machine: Machine, _: Any) -> None:
     return None
 
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+STEPS: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), _nothing),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _push),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _push),

@@ -1,0 +1,62 @@
+"""Tables of text beside recordings: tab or comma separated, with or without a byte-order mark."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+MISSING = frozenset({"", "n/a", "N/A", "nan", "NaN", "NA"})
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return the rows of a ``.tsv`` or ``.csv`` file; values are text, and missing ones (``n/a``) are empty.
+
+    Parameters
+    ----------
+    path : Path
+        UTF-8 with or without a byte-order mark; the first line names the columns.
+    required : sequence of str
+        Columns that must be there.
+
+    Raises
+    ------
+    ValueError
+        If the file is absent or empty, a column is missing, or a line has another number of values.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; download the whole data set, with its tables")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", strict=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        absent = [name for name in required if name not in columns]
+        if absent:
+            raise ValueError(
+                f"{path} lacks the columns {absent}, it has {columns}; name another column or another file"
+            )
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{path}, line {reader.line_num} has another number of values than {len(columns)}")
+            rows.append({name: "" if value.strip() in MISSING else value.strip() for name, value in row.items()})
+    return rows
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Return the first value of each line of a table without a header."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return tuple(row[0].strip() for row in csv.reader(file) if row and row[0].strip())
+
+
+def number(row: dict[str, str], column: str, path: Path) -> float:
+    """Return a value of a table as a number."""
+    try:
+        return float(row[column])
+    except ValueError:
+        raise ValueError(
+            f"{path}: column {column!r} has {row[column]!r}, expected a number; repair the table"
+        ) from None
+
+
+def truth(text: str) -> bool:
+    """Return whether a table says yes: ``1``, ``1.0``, ``true`` or ``yes``."""
+    return text.lower() in ("1", "1.0", "true", "yes")
