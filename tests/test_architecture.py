@@ -134,7 +134,9 @@ def test_docstrings_annotations_and_the_homes_themselves_are_free(tmp_path: Path
 def test_every_imported_library_is_declared(project_root: Path) -> None:
     project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
     spell = re.compile(r"[-_.]+")
-    declared = {spell.sub("-", re.split(r"[\[<>=!~; ]", line)[0]).lower() for line in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["train"], *extras["augment"]]
+    declared = {spell.sub("-", re.split(r"[\[<>=!~; ]", line)[0]).lower() for line in lines}
     owners = packages_distributions()
     missing = set()
     for source in house_rules.sources(project_root):
