@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 Labels = NDArray[Any]
 
@@ -70,3 +71,28 @@ def cohens_kappa(labels: Labels, predicted: Labels) -> float:
     table = confusion(labels, predicted) / len(labels)
     observed, expected = float(np.trace(table)), float(table.sum(axis=0) @ table.sum(axis=1))
     return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+
+
+def roc_auc(positive: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Give the chance that a positive row scores higher than a negative one, ties counting half; 0.5 is chance.
+
+    Parameters
+    ----------
+    positive : ndarray, (n,), bool or 0 and 1
+    scores : ndarray, (n,)
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or one of the two kinds is absent.
+    """
+    is_positive = np.asarray(positive).astype(bool)
+    n_positive = int(is_positive.sum())
+    n_negative = len(is_positive) - n_positive
+    if is_positive.shape != np.shape(scores) or n_positive == 0 or n_negative == 0:
+        raise ValueError(
+            f"roc_auc got {n_positive} positive and {n_negative} negative rows and scores {np.shape(scores)}, expected "
+            "both kinds and one score per row; pool more rows"
+        )
+    ranks = rankdata(scores)
+    return float((ranks[is_positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))

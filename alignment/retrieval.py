@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.resampling import bootstrap_means
+from alignment.retrieval_metrics import check_similarity, own_ranks
+
 Float = NDArray[np.float32]
 
 
@@ -112,18 +115,11 @@ def report_similarity(
     ValueError
         If a value is not finite, or a target lies outside the gallery.
     """
+    columns = check_similarity(similarity, target)
     n, n_gallery = similarity.shape
-    columns = np.arange(n) if target is None else np.asarray(target)
-    if columns.shape != (n,) or n == 0 or columns.min() < 0 or columns.max() >= n_gallery:
-        raise ValueError(
-            f"target {columns.shape} must hold one gallery column (0 .. {n_gallery - 1}) for each of {n} rows"
-        )
-    if not np.isfinite(similarity).all():
-        raise ValueError(f"similarity {similarity.shape} has non-finite values; check the encoder's output")
-    own = similarity[np.arange(n), columns][:, None]
-    rank = 1 + (similarity > own).sum(axis=1) + ((similarity == own).sum(axis=1) - 1) / 2
+    rank = own_ranks(similarity, columns)
     hit_1, hit_5 = rank <= 1, rank <= 5
-    interval_1, interval_5 = _bootstrap(np.stack([hit_1, hit_5], axis=1), columns, n_bootstrap, seed)
+    interval_1, interval_5 = bootstrap_means(np.stack([hit_1, hit_5], axis=1), columns, n_bootstrap, seed)
     return RetrievalReport(
         n=n, n_stimuli=len(np.unique(columns)), n_gallery=n_gallery,
         top_1=float(hit_1.mean()), top_5=float(hit_5.mean()), median_rank=float(np.median(rank)),
@@ -131,19 +127,6 @@ def report_similarity(
         chance_top_1=1 / n_gallery, chance_top_5=min(5 / n_gallery, 1.0),
         interval_top_1=interval_1, interval_top_5=interval_5,
     )  # fmt: skip
-
-
-def _bootstrap(
-    hits: NDArray[np.bool_], groups: NDArray[np.int64], n_bootstrap: int, seed: int
-) -> list[tuple[float, float]]:
-    """Give a 95 % percentile interval per column of ``hits``, resampling whole groups of rows."""
-    _, group = np.unique(groups, return_inverse=True)
-    size = np.bincount(group).astype(float)
-    total = np.stack([np.bincount(group, weights=column) for column in hits.T.astype(float)], axis=1)
-    drawn = np.random.default_rng(seed).integers(len(size), size=(n_bootstrap, len(size)))
-    means = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)[:, None]
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
