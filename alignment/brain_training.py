@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alignment.alignment_module import AlignmentModule
+from alignment.batches import GroupedBatches
 from alignment.brain_model import BrainModel, build_fusion, encode_pairs, sensor_positions
+from alignment.joined_pairs import JoinedPairs
 from alignment.loss_choice import EmbedPairs
-from alignment.pairs import Pairs
+from alignment.pairs import PairBatch, Pairs
 from alignment.projector import Projector, fit_projection
 from alignment.recorded_data import RecordedDataConfig
 from alignment.recorded_sources import open_sources
@@ -21,6 +23,7 @@ from alignment.runtime import Runtime
 from alignment.study import Study
 from alignment.target_space import TargetSpace
 from alignment.train_config import ModalityConfig, TrainConfig
+from encoders.augment import augment
 from encoders.availability import availability
 from encoders.modality import combination
 from encoders.preprocess import Preprocessor, default_preprocess
@@ -43,6 +46,7 @@ class BrainTraining:
         self.config, self.runtime = config, runtime
         self.encoders = {name: one.network() for name, one in config.modalities.items()}
         self.study = study or record_study(config, runtime)
+        self.groups = self._groups()
         torch.manual_seed(config.seed)
         n_subjects = {name: len(people) for name, people in self.study.subjects.items()}
         fusion = build_fusion(
@@ -51,6 +55,18 @@ class BrainTraining:
         self.positions = sensor_positions(self.study.preprocessors, runtime)
         self.module = AlignmentModule(fusion, self.positions, config.loss)
 
+    def _groups(self) -> GroupedBatches | None:
+        """Group epochs by picture, if the config says so."""
+        if not self.config.group_size:
+            return None
+        names = tuple(self.study.preprocessors)
+        rows = self.study.train.view(names)
+        if isinstance(self.study.train, JoinedPairs) and len(names) > 1:
+            raise ValueError(f"group_size needs one modality of recorded data, got {list(names)}; set it to 0")
+        return GroupedBatches(
+            rows.target, rows.subject, self.config.batch_size, self.config.group_size, self.config.seed
+        )
+
     @property
     def combinations(self) -> list[tuple[str, ...]]:
         """Every modality alone and, if there are several, all together."""
@@ -58,14 +74,34 @@ class BrainTraining:
         return [(name,) for name in names] + ([names] if len(names) > 1 else [])
 
     def batch_at(self, step: int, rank: int, world: int) -> dict[str, Any]:
-        batch = self.study.train.batch(self.config.batch_size, step, rank, world, self.config.seed)
+        train, config = self.study.train, self.config
+        if self.groups is None:
+            batch = train.batch(config.batch_size, step, rank, world, config.seed)
+        else:
+            batch = train.take(self.groups.rows(step, rank, world))
+        data = {name: torch.from_numpy(one) for name, one in batch.data.items()}
         return {
-            "data": {name: torch.from_numpy(one) for name, one in batch.data.items()},
+            "data": self.augmented(data, batch, step, rank) if config.augment.steps else data,
             "subject": torch.from_numpy(batch.subject),
             "stimulus": torch.from_numpy(batch.target),
             "target": self.study.targets[batch.target],
             "available": {name: torch.from_numpy(rows) for name, rows in batch.available.items()},
         }
+
+    def augmented(self, data: Mapping[str, Tensor], batch: PairBatch, step: int, rank: int) -> dict[str, Tensor]:
+        """Augment each modality; random numbers depend on seed, step, rank and modality alone."""
+        changed = {}
+        for place, (name, one) in enumerate(data.items()):
+            seed = np.random.SeedSequence([self.config.seed, step, rank, place]).generate_state(1)[0]
+            subject = batch.subject if batch.subject.ndim == 1 else batch.subject[:, place]
+            changed[name] = augment(
+                one, self.config.augment, torch.Generator().manual_seed(int(seed)),
+                sfreq=self.study.preprocessors[name].config.sfreq, subject=torch.from_numpy(subject),
+                target=torch.from_numpy(batch.target),
+            )  # fmt: skip
+            if name in batch.available:  # rows without this modality stay empty
+                changed[name][torch.from_numpy(~batch.available[name])] = 0
+        return changed
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         answers, compared, learned, extra = module(

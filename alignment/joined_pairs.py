@@ -141,6 +141,18 @@ class JoinedPairs:
                 shares.append(self._rows_of(place, step // (n // (count * world)), rows))
         return self._gather(np.concatenate(shares))
 
+    def take(self, rows: Ints) -> PairBatch:
+        """Read a batch of chosen rows of the only modality.
+
+        Raises
+        ------
+        ValueError
+            If there are several modalities, whose rows have no common number.
+        """
+        if len(self.parts) > 1:
+            raise ValueError(f"rows of {list(self.parts)} cannot be chosen together; train one modality, or shuffle")
+        return self._gather(rows[:, None])
+
     @property
     def _sizes(self) -> list[int]:
         """Number of pairs, then of single epochs of each modality."""

@@ -86,7 +86,10 @@ class Pairs:
 
     def batch(self, batch_size: int, step: int, rank: int, world: int, seed: int) -> "PairBatch":
         """Give one process's share of a step's batch, as a pure function of the step; see `batch_rows`."""
-        rows = batch_rows(len(self), batch_size, step, rank, world, seed)
+        return self.take(batch_rows(len(self), batch_size, step, rank, world, seed))
+
+    def take(self, rows: Ints) -> "PairBatch":
+        """Read a batch of chosen rows."""
         data = {name: one[rows].astype(np.float32) for name, one in self.data.items()}
         return PairBatch(data, self.subject[rows], self.target[rows])
 

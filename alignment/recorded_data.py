@@ -7,7 +7,7 @@ the selection. Test epochs are never copied into the folder that trainers read.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,7 @@ class RecordedDataConfig(BaseModel):
     subjects: tuple[str, ...] = ()
     held_out_subjects: tuple[str, ...] = ()
     n_val_concepts: int = Field(default=100, gt=0)
+    n_test_concepts: int = Field(default=0, ge=0, description="to cut off for testing, if the data set has no split")
     average_train: bool = True
     test_concepts_elsewhere: Literal["refuse", "drop"] = "refuse"
     split_seed: int = Field(default=0, ge=0)
@@ -110,7 +111,7 @@ def split_rows(config: RecordedDataConfig, stores: Mapping[str, EpochStore], tar
         If a person, a picture or a concept is unknown, store and table disagree on a concept, splits overlap by
         concept, picture or content of the picture's file, or nothing is left to train on.
     """
-    tables = {name: _Columns.of(name, store) for name, store in stores.items()}
+    tables = columns_of(config, stores)
     _check_people(config, tables)
     for name, table in tables.items():
         _check_concepts(name, table, targets)
@@ -158,8 +159,39 @@ def data_digest(
     return digest.hexdigest()
 
 
+def columns_of(config: RecordedDataConfig, stores: Mapping[str, EpochStore]) -> dict[str, "EpochColumns"]:
+    """Read the tables of all stores; where a data set has no split of its own, some concepts become the test.
+
+    Raises
+    ------
+    ValueError
+        If there is neither a split nor a number of concepts to test, or both.
+    """
+    tables = {name: EpochColumns.of(store) for name, store in stores.items()}
+    blank = [name for name, table in tables.items() if not (table.split != "").any()]
+    if not config.n_test_concepts:
+        if blank:
+            raise ValueError(
+                f"{blank[0]}: no epoch of the store has a split; set n_test_concepts to keep that many for testing"
+            )
+        return tables
+    if len(blank) < len(tables):
+        raise ValueError(
+            f"n_test_concepts has no effect: stores {sorted(set(tables) - set(blank))} have splits; set it to 0"
+        )
+    concepts = sorted({c for table in tables.values() for c in table.concept[table.image != ""].tolist()})
+    if config.n_test_concepts >= len(concepts):
+        raise ValueError(f"n_test_concepts is {config.n_test_concepts}, expected fewer than {len(concepts)}; lower it")
+    order = np.random.default_rng([config.split_seed, 1]).permutation(len(concepts))[: config.n_test_concepts]
+    tested = [concepts[index] for index in order]
+    return {
+        name: replace(table, split=np.where(np.isin(table.concept, tested), "test", "train"))
+        for name, table in tables.items()
+    }
+
+
 @dataclass(frozen=True)
-class _Columns:
+class EpochColumns:
     """Columns of a store's table, as arrays of text."""
 
     image: NDArray[np.str_]
@@ -168,11 +200,10 @@ class _Columns:
     subject: NDArray[np.str_]
 
     @classmethod
-    def of(cls, name: str, store: EpochStore) -> "_Columns":
-        columns = {one: np.array(store.metadata[one].to_pylist()) for one in ("image", "concept", "split", "subject")}
-        if not (columns["split"] != "").any():
-            raise ValueError(f"{name}: no epoch of the store has a split; say which are for training and test")
-        return cls(**columns)
+    def of(cls, store: EpochStore) -> "EpochColumns":
+        return cls(
+            **{one: np.array(store.metadata[one].to_pylist()) for one in ("image", "concept", "split", "subject")}
+        )
 
     def of_split(self, split: str) -> NDArray[np.bool_]:
         mask: NDArray[np.bool_] = (self.split == split) & (self.image != "")
@@ -186,14 +217,14 @@ class _Columns:
         return sorted(set(self.image[self.of_split(split)].tolist()))
 
 
-def _check_people(config: RecordedDataConfig, tables: Mapping[str, _Columns]) -> None:
+def _check_people(config: RecordedDataConfig, tables: Mapping[str, EpochColumns]) -> None:
     known = {person for table in tables.values() for person in table.subject.tolist()}
     unknown = sorted(({*config.subjects, *config.held_out_subjects}) - known)
     if unknown:
         raise ValueError(f"no epochs of people {unknown}; the stores have {sorted(known)}")
 
 
-def _check_concepts(name: str, table: _Columns, targets: TargetTable) -> None:
+def _check_concepts(name: str, table: EpochColumns, targets: TargetTable) -> None:
     pairs = sorted({(i, c) for i, c in zip(table.image.tolist(), table.concept.tolist(), strict=True) if i})
     rows = targets.index([image for image, _ in pairs])
     wrong = [

@@ -11,6 +11,7 @@ from alignment.loss_choice import LossConfig
 from alignment.losses import AlignmentLossConfig
 from alignment.recorded_data import RecordedDataConfig
 from alignment.study import DataConfig
+from encoders.augment import AugmentConfig
 from encoders.build import PRESETS, EncoderConfig
 from encoders.fusion import FusionConfig
 from encoders.late_fusion import LateFusionConfig
@@ -58,6 +59,10 @@ class TrainConfig(BaseModel):
     loss: LossConfig = AlignmentLossConfig()
     fit: FitConfig
     batch_size: int = Field(default=256, gt=1)
+    group_size: int = Field(
+        default=0, ge=0, description="epochs of one picture side by side in a batch, one per person; 0: shuffled rows"
+    )
+    augment: AugmentConfig = AugmentConfig()
     seed: int = 0
     threads: int = Field(default=0, ge=0, description="CPU threads of torch, 0: its default")
 

@@ -91,3 +91,38 @@ def test_settings_that_do_nothing_are_refused(lab: dict[str, Any]) -> None:
         TrainConfig.model_validate({**lab, "modalities": {"eeg": lab["modalities"]["eeg"]}})
     with pytest.raises(ValueError, match="simulated data has no layout 'recorded'"):
         TrainConfig.model_validate({**lab, "data": {"name": "simulated"}})
+
+
+def only(lab: dict[str, Any], name: str, folder: Path, **changes: Any) -> TrainConfig:
+    """Settings of one modality, with its epochs prepared."""
+    data = {**lab["data"], "stores": {name: lab["data"]["stores"][name]}, "folder": str(folder)}
+    one = {**lab, "modalities": {name: lab["modalities"][name]}, "data": data, "fusion": {"name": "single"}}
+    chosen = TrainConfig.model_validate({**one, **changes})
+    prepare(chosen)
+    return chosen
+
+
+def test_grouped_batches_hold_all_peoples_answers_to_a_picture(lab: dict[str, Any], tmp_path: Path) -> None:
+    chosen = only(lab, "eeg", tmp_path, group_size=2, loss={"name": "multi_positive"})
+    batch = BrainTraining(chosen, Runtime(threads=1)).batch_at(3, 0, 1)
+    pairs = list(zip(batch["stimulus"].tolist(), batch["subject"].tolist(), strict=True))
+    assert len(set(pairs)) == 40
+    twice = [picture for picture in set(batch["stimulus"].tolist()) if sum(one == picture for one, _ in pairs) == 2]
+    assert len(twice) >= 19  # 40 rows of two people
+    with pytest.raises(ValueError, match="group_size needs one modality of recorded data"):
+        BrainTraining(TrainConfig.model_validate({**lab, "group_size": 2}), Runtime(threads=1))
+
+
+def test_augmentation_changes_training_batches_alone_and_is_seeded(lab: dict[str, Any]) -> None:
+    steps = [{"name": "noise", "p": 1.0}, {"name": "subject_mixup", "p": 1.0}]
+    chosen = TrainConfig.model_validate({**lab, "augment": {"steps": steps}})
+    plain, mixed, again = (
+        BrainTraining(one, Runtime(threads=1)) for one in (TrainConfig.model_validate(lab), chosen, chosen)
+    )
+    one, other = plain.batch_at(2, 0, 1), mixed.batch_at(2, 0, 1)
+    for name, rows in one["available"].items():
+        assert not (other["data"][name][rows] == one["data"][name][rows]).all(dim=(1, 2)).any()
+        assert (other["data"][name][~rows] == 0).all()
+        assert (again.batch_at(2, 0, 1)["data"][name] == other["data"][name]).all()
+    assert (one["stimulus"] == other["stimulus"]).all()
+    assert plain.validate(plain.module) == mixed.validate(mixed.module)

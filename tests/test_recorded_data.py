@@ -124,5 +124,11 @@ def test_stores_without_splits_are_refused(lab: Any, monkeypatch: pytest.MonkeyP
     blank = stores["eeg"].metadata.set_column(9, "split", [[""] * len(stores["eeg"])])
     other = EpochStore.open(settings["data"]["stores"]["eeg"])
     monkeypatch.setitem(other.__dict__, "metadata", blank)
-    with pytest.raises(ValueError, match="eeg: no epoch of the store has a split"):
+    with pytest.raises(ValueError, match="eeg: no epoch of the store has a split; set n_test_concepts"):
         split_rows(config(settings), {"eeg": other}, pictures())
+    splits = split_rows(config(settings, n_test_concepts=6), {"eeg": other}, pictures())
+    tested = {image.split("/")[0] for image in splits.images["test"]}
+    rest = {image.split("/")[0] for name in ("train", "val") for image in splits.images[name]}
+    assert len(tested) == 6 and not tested & rest and len(rest) == 39 + 10 - 6  # EEG was not shown c39
+    with pytest.raises(ValueError, match="n_test_concepts has no effect"):
+        split_rows(config(settings, n_test_concepts=6), stores, pictures())
