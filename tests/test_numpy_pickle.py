@@ -143,18 +143,18 @@ def objects(value) -> np.ndarray:
 
 def hostile() -> list[tuple[str, object, str]]:
     return [
-        ("system", Call(os.system, "true"), "system"),
-        ("eval", Call(builtins.eval, "1+1"), "eval"),
-        ("exec in a list", [1, {"a": Call(builtins.exec, "")}], "exec"),
-        ("getattr", Call(builtins.getattr, 1, "real"), "getattr"),
-        ("inside an object array", objects(Call(os.system, "true")), "system"),
-        ("process", Call(subprocess.Popen, ["true"]), "Popen"),
-        ("nested", Call(os.getenv, Call(os.getcwd)), "getenv|getcwd"),
-        ("a class", threading.Thread, "threading Thread"),
-        ("numpy's own loader", Call(np.load, "x"), "numpy load"),
-        ("a date", datetime.date(2020, 1, 1), "datetime date"),
+        ("system", Call(os.system, "true"), "asks for .*system"),
+        ("eval", Call(builtins.eval, "1+1"), "asks for .*eval"),
+        ("exec in a list", [1, {"a": Call(builtins.exec, "")}], "asks for .*exec"),
+        ("getattr", Call(builtins.getattr, 1, "real"), "asks for .*getattr"),
+        ("inside an object array", objects(Call(os.system, "true")), "asks for .*system"),
+        ("process", Call(subprocess.Popen, ["true"]), "asks for .*Popen"),
+        ("nested", Call(os.getenv, Call(os.getcwd)), "asks for .*(getenv|getcwd)"),
+        ("a class", threading.Thread, "asks for .*threading Thread"),
+        ("numpy's own loader", Call(np.load, "x"), "asks for .*numpy load"),
+        ("a date", datetime.date(2020, 1, 1), "asks for .*datetime date"),
         ("a set", {1, 2}, "EMPTY_SET|builtin(s|__) set"),
-        ("an instance", Call(random.Random), "random Random"),
+        ("an instance", Call(random.Random), "asks for .*random Random"),
         ("ndarray itself", np.ndarray, "holds 'numpy ndarray' itself"),
         ("ndarray called", Call(np.ndarray, (3,)), "calls 'numpy ndarray'"),
         ("a structured type", np.zeros(2, dtype=[("a", "f8")]), "element type 'V8'"),
@@ -173,7 +173,7 @@ def test_anything_else_is_named_and_refused(name: str, value: object, reason: st
 def test_a_working_attack_does_not_run(tmp_path) -> None:
     mark = tmp_path / "ran"
     content = pickle.dumps({"data": np.zeros(3), "evil": objects(Call(os.system, f"touch {mark}"))}, 4)
-    with pytest.raises(PickleRefused, match="posix system"):
+    with pytest.raises(PickleRefused, match="asks for 'posix system'"):
         read(content)
     assert not mark.exists()
     pickle.loads(content)
@@ -183,7 +183,7 @@ def test_a_working_attack_does_not_run(tmp_path) -> None:
 def test_names_are_never_imported() -> None:
     sys.modules.pop("antigravity", None)
     for content in (b"\x80\x02cantigravity\nfly\n.", b"\x80\x04\x8c\x0bantigravity\x8c\x03fly\x93."):
-        with pytest.raises(PickleRefused, match="antigravity fly"):
+        with pytest.raises(PickleRefused, match="asks for 'antigravity fly'"):
             read(content)
     assert "antigravity" not in sys.modules
 

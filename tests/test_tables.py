@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pandas
 import pytest
 
-from encoders.datasets.tables import number, read_list, read_table, truth
+from encoders.datasets.tables import metadata_rows, number, read_list, read_table, truth
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
@@ -33,6 +34,13 @@ def test_faults_are_named(tmp_path: Path) -> None:
         read_table(tmp_path / "x.tsv")
     with pytest.raises(ValueError, match="column 'a' has 'x', expected a number"):
         number({"a": "x"}, "a", tmp_path / "x.tsv")
+
+
+def test_metadata_of_epochs_with_and_without_pandas() -> None:
+    rows = [{"a": 1.0, "b": None}, {"a": float("nan"), "b": "x "}]
+    expected = [{"a": "1.0", "b": ""}, {"a": "", "b": "x"}]
+    assert metadata_rows(rows) == metadata_rows(pandas.DataFrame(rows)) == expected
+    assert metadata_rows(None) is None
 
 
 def test_truth() -> None:

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mne
 from pydantic import BaseModel, ConfigDict
 
 from encoders.datasets.recording_blocks import BLOCK_EPOCHS, count_repetitions, take_rows
 from encoders.datasets.stimulus_names import concept_of, image_id
-from encoders.datasets.tables import MISSING
+from encoders.datasets.tables import metadata_rows
 from encoders.epoch_source import SPLITS, EpochMetadata, EpochPart, EpochSource
 from encoders.epochs import SignalEpochs
 
@@ -84,18 +83,19 @@ class OwnLab(BaseModel):
 
     def _metadata(self, epochs: "mne.BaseEpochs", file: Path) -> EpochMetadata:
         columns = [self.stimulus_column, self.concept_column, self.split_column, self.session_column, self.run_column]
-        if epochs.metadata is None:
+        rows = metadata_rows(epochs.metadata)
+        if rows is None:
             raise ValueError(
                 f"{file} has no metadata; set epochs.metadata to a table with a column {self.stimulus_column!r} and "
                 "save again"
             )
-        missing = [name for name in columns if name and name not in epochs.metadata.columns]
+        missing = [name for name in columns if name and rows and name not in rows[0]]
         if missing:
             raise ValueError(
-                f"{file}: the metadata lacks the columns {missing}, it has {list(epochs.metadata.columns)}; say "
-                "which column holds what, for example stimulus_column"
+                f"{file}: the metadata lacks the columns {missing}, it has {list(rows[0])}; say which column holds "
+                "what, for example stimulus_column"
             )
-        stimulus, concept, split, session, run = (_column(epochs.metadata, name) for name in columns)
+        stimulus, concept, split, session, run = (tuple(row[name] if name else "" for row in rows) for name in columns)
         unknown = sorted(set(split) - set(SPLITS))
         if unknown:
             raise ValueError(f"{file}: column {self.split_column!r} has {unknown[:5]}, allowed are {list(SPLITS)}")
@@ -132,12 +132,6 @@ class OwnLabPart:
 
 def _open(file: Path) -> "mne.BaseEpochs":
     return mne.read_epochs(file, proj=False, preload=False, verbose="error")
-
-
-def _column(table: Any, name: str) -> tuple[str, ...]:
-    if not name:
-        return ("",) * len(table)
-    return tuple("" if str(value) in MISSING or value is None else str(value) for value in table[name])
 
 
 def _check_channels(channels: dict[Path, list[str]]) -> None:

@@ -3,8 +3,9 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-MISSING = frozenset({"", "n/a", "N/A", "nan", "NaN", "NA"})
+MISSING = frozenset({"", "n/a", "N/A", "nan", "NaN", "NA", "None", "<NA>"})
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -37,8 +38,24 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(f"{path}, line {reader.line_num} has another number of values than {len(columns)}")
-            rows.append({name: "" if value.strip() in MISSING else value.strip() for name, value in row.items()})
+            rows.append({name: _text(value) for name, value in row.items()})
     return rows
+
+
+def metadata_rows(metadata: Any) -> list[dict[str, str]] | None:
+    """Return the rows of MNE's metadata of epochs as text, missing values empty; None where there is no metadata.
+
+    MNE gives a data frame, or a list of dictionaries where pandas is not installed.
+    """
+    if metadata is None:
+        return None
+    rows = metadata if isinstance(metadata, list) else metadata.to_dict("records")
+    return [{str(name): _text(value) for name, value in row.items()} for row in rows]
+
+
+def _text(value: Any) -> str:
+    text = "" if value is None else str(value).strip()
+    return "" if text in MISSING else text
 
 
 def read_list(path: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from encoders.datasets.recording_blocks import BLOCK_EPOCHS, take_rows
 from encoders.datasets.standard_unit import Unit, si_factor
 from encoders.datasets.stimulus_names import bare_channel_name
+from encoders.datasets.tables import metadata_rows
 from encoders.datasets.things_meg_sensors import BROKEN_SENSOR
 from encoders.datasets.things_meg_trials import COLUMNS, MegTrials, check_numbers, read_trials, trials_of_rows
 from encoders.epoch_source import EpochMetadata, EpochPart, EpochSource
@@ -84,14 +85,16 @@ class ThingsMegEpochs(BaseModel):
     def _trials(self, file: Path, person: str) -> MegTrials:
         """Return the trials from the metadata of the epochs, or from the table if they have none."""
         epochs = _open(file)
-        if epochs.metadata is not None:
-            missing = [name for name in COLUMNS if name not in epochs.metadata.columns]
-            if missing:
-                raise ValueError(f"{file}: the metadata lacks {missing}, it has {list(epochs.metadata.columns)}")
-            table = epochs.metadata[list(COLUMNS)].astype(str).to_dict("records")
-            trials = trials_of_rows(table)
-        else:
+        rows = metadata_rows(epochs.metadata)
+        if rows is None:
             trials = read_trials(self.root / "sourcedata" / f"sample_attributes_P{person}.csv")
+        else:
+            missing = [name for name in COLUMNS if rows and name not in rows[0]]
+            if missing:
+                raise ValueError(
+                    f"{file}: the metadata lacks {missing}, it has {list(rows[0])}; take the original files"
+                )
+            trials = trials_of_rows(rows)
         check_numbers([int(code) for code in epochs.events[:, 2]], trials, str(file))
         return trials
 
