@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from alignment.phase_surrogates import phase_randomised
 from encoders.epochs import SignalEpochs
 from encoders.modality import combination
 
@@ -126,13 +127,10 @@ def build_null(
 
 def _random_phases(epochs: SignalEpochs, generator: np.random.Generator) -> NDArray[np.float64]:
     mean = epochs.data.mean(axis=2, keepdims=True, dtype=np.float64)
-    spectrum = np.fft.rfft(epochs.data - mean, axis=2)
-    turn = np.exp(2j * np.pi * generator.random((epochs.n_epochs, 1, spectrum.shape[2])))
-    if epochs.n_times % 2 == 0:  # the Nyquist coefficient of a real signal is real
-        turn[..., -1] = np.sign(turn[..., -1].real)
+    turned = phase_randomised(epochs.data - mean, generator)
     # the mean over the window is part of the response too: random strength, one for all sensors
     mean = mean * generator.standard_normal((epochs.n_epochs, 1, 1))
-    changed: NDArray[np.float64] = np.fft.irfft(spectrum * turn, n=epochs.n_times, axis=2) + mean
+    changed: NDArray[np.float64] = turned + mean
     return changed
 
 
