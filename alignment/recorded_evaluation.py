@@ -244,8 +244,8 @@ def summary_lines(report: EvaluationReport) -> list[str]:
                 low, high = one.interval
                 lines.append(
                     f"{one.group['modality']:8} {metric} of {one.gallery_size}, {one.n_averaged} averaged: "
-                    f"{one.value:.3f} [{low:.3f}, {high:.3f}], chance {one.chance:.4f}, noise {one.noise_baseline:.3f}, "
-                    f"p {one.permutation_p:.2g}, n {one.n}"
+                    f"{one.value:.3f} [{low:.3f}, {high:.3f}], chance {one.chance:.4f}, "
+                    f"noise {one.noise_baseline:.3f}, p {one.permutation_p:.2g}, n {one.n}"
                 )
     return lines
 

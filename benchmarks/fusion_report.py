@@ -71,7 +71,9 @@ def picture_hits(jobs: list[Job], key: str, work: Path) -> NDArray[np.float64]:
     hits, targets = [], []
     for job in jobs:
         stored = load_file(work / job.key / f"{key}.safetensors")
-        label = next(name.removesuffix("_scores") for name in stored if name.startswith("averaged"))
+        label = next(
+            name.removesuffix("_scores") for name in stored if name.startswith("averaged") and name.endswith("_scores")
+        )
         scores, target = stored[f"{label}_scores"], stored[f"{label}_target"]
         own = scores[np.arange(len(scores)), target]
         others = scores.copy()
