@@ -101,8 +101,7 @@ def tsaug_augment(data: Float, config: TsaugConfig, seed: int) -> Float:
         series = kind(**settings).augment(series)
         if step.augmenter == "Resize":
             series = kind(size=n_times).augment(series)
-        series = series.astype(np.float32)  # some of them answer in float64
     if series.shape != (data.shape[0], n_times, data.shape[1]):
         raise ValueError(f"tsaug changed epochs of {data.shape} to {series.shape} (n, t, c); check its settings")
-    # (n, t, c) -> (n, c, t)
+    # (n, t, c) -> (n, c, t), and back from the float64 that Crop and Resize answer in
     return np.ascontiguousarray(np.swapaxes(series, 1, 2), dtype=data.dtype)

@@ -65,6 +65,7 @@ def test_batches_are_a_pure_function_of_the_step() -> None:
     assert all(np.array_equal(fresh.rows(step, 0, 1), there[step]) for step in reversed(range(40)))
     assert not np.array_equal(make(1).rows(0, 0, 1), there[0])
     assert not np.array_equal(there[0], there[forward.n_batches])
+    assert len(forward._orders) == 1  # memory does not grow with the passes
 
 
 def test_which_rows_meet_changes_from_pass_to_pass() -> None:

@@ -135,6 +135,9 @@ def test_label_distributions() -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     moved = image_similarity_labels(image[order], ids[order], top_k=3, temperature=0.1, soft_weight=1.0)
     assert torch.allclose(moved, soft[order][:, order], atol=1e-6)
+    views = torch.arange(12) // 2  # two targets of each picture, which need not resemble each other
+    kept = image_similarity_labels(embeds()[1], views, top_k=1, temperature=0.1, soft_weight=1.0)
+    assert torch.equal(kept > 0, views[:, None] == views[None, :])
     everyone = image_similarity_labels(image, ids, top_k=0, temperature=0.1, soft_weight=0.5)
     assert (everyone > 0).all()
     sharp = image_similarity_labels(image, ids, top_k=0, temperature=0.001, soft_weight=0.5)

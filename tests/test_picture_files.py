@@ -44,6 +44,13 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
             read_picture(tmp_path / name)
 
 
+def test_other_formats_are_refused_whatever_their_name(tmp_path: Path) -> None:
+    for kind in ("TIFF", "GIF", "PPM"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "one.png", format=kind)
+        with pytest.raises(ValueError, match=r"one\.png cannot be read"):
+            read_picture(tmp_path / "one.png")
+
+
 def test_large_pictures_are_refused_before_decoding(tmp_path: Path) -> None:
     import struct
     import zlib
