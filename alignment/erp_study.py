@@ -116,7 +116,8 @@ def run_study(config: ErpStudyConfig, folder: Path) -> StudyResult:
     Returns
     -------
     StudyResult
-        Balanced accuracy and, with two classes, the area under the ROC curve of all held-out epochs pooled. Intervals
+        Balanced accuracy and, with two classes, the area under the ROC curve twice: within each person or run, then
+        averaged, and of all held-out epochs pooled, where decoders of different folds must agree on a scale. Intervals
         resample whole people or runs; permutations exchange labels within them; the noise baseline is white noise
         with each channel's deviation, given to the same decoders.
     """
@@ -138,8 +139,10 @@ def run_study(config: ErpStudyConfig, folder: Path) -> StudyResult:
         lambda target, scores: classification_score(metric, target, scores, positive),
         folds=folds, n_inner=config.n_inner, seed=config.seed,
     )  # fmt: skip
-    metrics: list[Metric] = ["roc_auc", "balanced_accuracy"] if study.positive else ["balanced_accuracy"]
-    return StudyResult(study, answers, tuple(_figure(one, study, answers, config) for one in metrics))
+    figures = [_figure("balanced_accuracy", study, answers, config, within=False)]
+    if study.positive:
+        figures = [_figure("roc_auc", study, answers, config, within=one) for one in (True, False)] + figures
+    return StudyResult(study, answers, tuple(figures))
 
 
 def classification_score(metric: Metric, target: Ints, scores: Float64, positive: int) -> float:
@@ -150,27 +153,35 @@ def classification_score(metric: Metric, target: Ints, scores: Float64, positive
 
 
 def _figure(
-    metric: Metric, study: StudyData, answers: NestedScores[ErpDecoderConfig], config: ErpStudyConfig
+    metric: Metric, study: StudyData, answers: NestedScores[ErpDecoderConfig], config: ErpStudyConfig, *, within: bool
 ) -> Figure:
     classes, target = np.unique(study.labels, return_inverse=True)
     positive = _positive(study)
 
-    def score(labels: NDArray[Any], scores: Float64) -> float:
-        return classification_score(metric, labels, scores, positive)
+    def score(labels: NDArray[Any], scores: Float64, groups: NDArray[Any]) -> float:
+        if not within:
+            return classification_score(metric, labels, scores, positive)
+        parts = [groups == name for name in np.unique(groups)]
+        return float(np.mean([classification_score(metric, labels[one], scores[one], positive) for one in parts]))
+
+    def whole(labels: NDArray[Any], scores: Float64) -> float:
+        return score(labels, scores, study.groups)
 
     return Figure(
-        metric=metric, value=score(target, answers.scores), chance=0.5 if metric == "roc_auc" else 1 / len(classes),
-        noise_baseline=score(target, answers.noise_scores), n=len(target), n_groups=len(np.unique(study.groups)),
+        metric=metric, value=whole(target, answers.scores), chance=0.5 if metric == "roc_auc" else 1 / len(classes),
+        noise_baseline=whole(target, answers.noise_scores), n=len(target), n_groups=len(np.unique(study.groups)),
         resampled=study.resampled, n_averaged=study.n_averaged, gallery_size=len(classes),
         split=f"{study.resampled}s left out", selection_split=f"folds of the other {study.resampled}s",
         interval=bootstrap_score(
-            lambda rows: score(target[rows], answers.scores[rows]), study.groups, seed=config.seed
+            lambda rows: score(target[rows], answers.scores[rows], study.groups[rows]), study.groups, seed=config.seed
         ),
         permutation_p=permutation_p_value(
-            score, target, answers.scores, study.groups, n_permutations=MIN_PERMUTATIONS, seed=config.seed
+            whole, target, answers.scores, study.groups, n_permutations=MIN_PERMUTATIONS, seed=config.seed
         ),
         n_permutations=MIN_PERMUTATIONS,
-        group={"dataset": config.dataset, "input": _input_words(config.settings)},
+        group={"dataset": config.dataset, "input": _input_words(config.settings)} | (
+            {"over": f"each {study.resampled}, averaged" if within else "all pooled"} if metric == "roc_auc" else {}
+        ),
     )  # fmt: skip
 
 

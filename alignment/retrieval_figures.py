@@ -13,6 +13,9 @@ from alignment.resampling import MIN_PERMUTATIONS, bootstrap_means, bootstrap_sc
 from alignment.retrieval_metrics import check_similarity, expected_hits, expected_reciprocal_rank
 
 GALLERY_SIZES = (200, 100, 50)
+RETRIEVAL_METRICS: tuple[Metric, ...] = (
+    "top_1", "top_5", "two_way", "mean_rank", "median_rank", "mean_average_precision"
+)  # fmt: skip
 TOP_K: Mapping[Metric, int] = {"top_1": 1, "top_5": 5}
 _MEDIAN: tuple[Metric, ...] = ("median_rank",)
 Ints = NDArray[np.int64]
@@ -63,6 +66,7 @@ def retrieval_figures(
     answers: RetrievalAnswers,
     *,
     gallery_sizes: Sequence[int] = GALLERY_SIZES,
+    metrics: Sequence[Metric] = RETRIEVAL_METRICS,
     n_permutations: int = MIN_PERMUTATIONS,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -75,6 +79,8 @@ def retrieval_figures(
     gallery_sizes : sequence of int
         Those larger than the gallery, and too small for k, are left out; the whole gallery is always scored. Smaller
         galleries are averaged over all choices of the others.
+    metrics : sequence of str
+        Some of `RETRIEVAL_METRICS`.
     n_permutations, n_bootstrap, seed : int
         Pictures are permuted and resampled, with all their recordings.
 
@@ -85,7 +91,7 @@ def retrieval_figures(
     m = answers.similarity.shape[1]
     sizes = sorted({m, *(size for size in gallery_sizes if size < m)}, reverse=True)
     found = []
-    for metric, k in TOP_K.items():
+    for metric, k in ((name, k) for name, k in TOP_K.items() if name in metrics):
         for size in (one for one in sizes if one > k):
 
             def hits(similarity: NDArray[Any], k: int = k, size: int = size) -> Float64:
@@ -99,7 +105,7 @@ def retrieval_figures(
     ]
     if m > 2:
         table.insert(0, ("two_way", lambda one: expected_hits(one, 1, 2), 0.5, 2))
-    for name, credit, chance, size in table:
+    for name, credit, chance, size in (one for one in table if one[0] in metrics):
         found.append(_figure(answers, name, credit, chance, size, n_permutations, n_bootstrap, seed))
     return found
 

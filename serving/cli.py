@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "print a bundle's scores and measure them again")
     evaluate.add_argument("--stored", action="store_true", help="only print what the bundle says")
     evaluate.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the recordings' noise")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write report.json and report.html (minutes)")
+    evaluate.add_argument("--repetitions", type=int, default=8, metavar="N", help="of each picture, for --out")
     evaluate.add_argument("--pictures", action="store_true", help="judge decoded pictures too (minutes)")
     _data_option(evaluate)
 
@@ -195,13 +197,20 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from serving.evaluation import measured_scores, score_lines, stored_scores
+    from serving.evaluation import measured_scores, score_lines, stored_scores, write_report
 
+    if arguments.stored and arguments.out is not None:
+        raise ValueError("--stored measures nothing and --out writes what was measured; leave one of them out")
     scores: dict[str, object] = {"stored": stored_scores(arguments.bundle)}
     if not arguments.stored:
         scores["measured"] = measured_scores(
             arguments.bundle, arguments.data, seed=arguments.seed, pictures=arguments.pictures
         )
+    if arguments.out is not None:
+        report = write_report(
+            arguments.bundle, arguments.data, arguments.out, n_repetitions=arguments.repetitions, seed=arguments.seed
+        )
+        scores["report"] = {"n_figures": len(report.figures), "files": f"{arguments.out}/report.json, report.html"}
     print(json.dumps(scores) if arguments.json else "\n".join(score_lines(scores)))
     return 0
 

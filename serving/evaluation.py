@@ -1,17 +1,23 @@
-"""A bundle's scores: those in its manifest, and the same measured again on fresh simulated recordings."""
+"""A bundle's scores: those in its manifest, the same measured on fresh simulated recordings, and a whole report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignment.evaluation_report import ConfidenceFigures, EvaluationReport, Figure
+from alignment.report_page import write_page
+from alignment.signal_evaluation import EvaluationPlan, Similarity, signal_confidence, signal_figures
+from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from generation.demo_scores import N_REPETITIONS, interval, score_bundle
 from generation.pipeline import ReconstructionPipeline
 from generation.scene_judge import SceneJudge
-from serving.simulated import recorder_of
+from serving.simulated import TARGETS, recorder_of
 
 JUDGE = "judge.safetensors"
+WINDOWS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.6))
 
 
 def stored_scores(bundle: Path) -> dict[str, Any]:
@@ -53,6 +59,85 @@ def measured_scores(bundle_folder: Path, data: Path, *, seed: int, pictures: boo
 
         scores["pictures"] = score_bundle(bundle, SceneJudge.load(data / JUDGE), recorder, Runtime())
     return scores
+
+
+def write_report(bundle_folder: Path, data: Path, out: Path, *, n_repetitions: int, seed: int) -> EvaluationReport:
+    """Show the gallery to every simulated person and write ``report.json`` and ``report.html``.
+
+    Parameters
+    ----------
+    bundle_folder, data : Path
+        The bundle, and the folder with the targets it was trained with.
+    out : Path
+        Folder for both files.
+    n_repetitions : int
+        Presentations of each picture; figures are given for 1, 2, 4, ... of them averaged.
+    seed : int
+        Of the recordings' noise.
+
+    Returns
+    -------
+    EvaluationReport
+        Confidence is calibrated on recordings of validation pictures, which no test picture is among.
+    """
+    from alignment.brain_model import BrainModel
+    from alignment.pairs import read_targets
+    from alignment.runtime import Runtime
+
+    bundle = Bundle.load(bundle_folder)
+    recorder, gallery = recorder_of(bundle, data), bundle.gallery()
+    brain = BrainModel.load(bundle.brain_folder, Runtime())
+    others = read_targets(data / TARGETS)["val"].embeds[: len(gallery.names)]
+    if len(others) < len(gallery.names):
+        raise ValueError(
+            f"{data / TARGETS} has {len(others)} validation pictures, expected at least the gallery's "
+            f"{len(gallery.names)}; calibrate with as many to choose from"
+        )
+    figures: list[Figure] = []
+    confidence: list[ConfidenceFigures] = []
+    for names in recorder.combinations:
+        sides = []
+        for embeds, prefix, offset in ((gallery.image_embeds, "test", 3000), (others, "validation", 4000)):
+            ids = [f"{prefix} picture {row}" for row in range(len(embeds))]
+            recordings = {
+                person: [
+                    recorder.simulator.record(
+                        embeds, modality=name, layout=recorder.layouts[name], subject=index,
+                        n_repetitions=n_repetitions, seed=offset + seed, stimulus=ids,
+                    )
+                    for name in names
+                ]
+                for index, person in enumerate(brain.subjects)
+            }  # fmt: skip
+            plan = EvaluationPlan(
+                columns={one: row for row, one in enumerate(ids)}, n_repetitions=n_repetitions, windows=WINDOWS,
+                split=f"{prefix} pictures", selection_split="validation pictures of the training",
+                modalities="+".join(names), seed=seed,
+            )  # fmt: skip
+            sides.append((_similarity_to(brain, embeds), recordings, plan))
+        (similarity, recordings, plan), (other_similarity, other_recordings, other_plan) = sides
+        figures += signal_figures(similarity, recordings, plan)
+        confidence += signal_confidence(similarity, recordings, other_similarity, other_recordings, plan, other_plan)
+    report = EvaluationReport(
+        title=f"Evaluation of bundle {bundle.manifest.id[:12]} on simulated recordings",
+        data=f"{bundle.manifest.data_statement} Recordings of this report: simulated people of the bundle's training.",
+        simulated=True, figures=tuple(figures), confidence=tuple(confidence), single_trial_missing="",
+        notes=(
+            "People were known to the training, pictures and their concepts were not.",
+            "Time windows: the signal outside is set to its level before onset; the decoder knows whole epochs only.",
+        ),
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    report.write(out / "report.json")
+    write_page(report, out / "report.html")
+    return report
+
+
+def _similarity_to(brain: Any, image_embeds: Any) -> Similarity:
+    def similarity(parts: Sequence[SignalEpochs]) -> Any:
+        return brain.similarity(brain.embed(parts).brain_embeds, image_embeds)
+
+    return similarity
 
 
 def score_table(stored: dict[str, Any]) -> list[str]:
