@@ -66,12 +66,7 @@ class Search:
 
     def subset(self, config: TrainConfig) -> StudySubset:
         """Give the part of the config's study that trials train on."""
-        shown = {name: [one.layout, one.preprocess] for name, one in config.modalities.items()}
-        key = json.dumps(shown, sort_keys=True)
-        if key not in self.subsets:
-            study = record_study(config, self.runtime)
-            self.subsets[key] = study_subset(study, training_concepts(config, study), self.settings.subset)
-        return self.subsets[key]
+        return _subset(config, self.settings, self.runtime, self.subsets)
 
 
 def search(
@@ -118,8 +113,8 @@ def open_search(config: TrainConfig, settings: SearchConfig, run_dir: Path, stor
     Raises
     ------
     ValueError
-        If a path of the space is not in the config, a batch exceeds the subset, the storage holds another search, or
-        the run has several processes.
+        If a path of the space is not in the config, the network of its lowest values cannot be built, a batch exceeds
+        the subset, the storage holds another search, or the run has several processes.
     """
     runtime = Runtime(threads=config.threads, seed=config.seed)
     if runtime.world > 1:
@@ -128,14 +123,15 @@ def open_search(config: TrainConfig, settings: SearchConfig, run_dir: Path, stor
             "storage instead"
         )
     short = trial_config(config, settings)
-    changed_config(short, smallest_values(settings.space))
+    smallest = changed_config(short, smallest_values(settings.space))
+    subsets: dict[str, StudySubset] = {}
+    _check_batches(short, settings, _subset(short, settings, runtime, subsets))
+    BrainTraining(smallest, runtime, _subset(smallest, settings, runtime, subsets).study)
     trials = open_trials(
         run_dir, storage, settings, search_digest(config, settings), max_steps=short.fit.max_steps,
         validate_every=short.fit.validate_every,
     )  # fmt: skip
-    opened = Search(config, short, settings, run_dir, trials, runtime, {})
-    _check_batches(short, settings, opened.subset(short))
-    return opened
+    return Search(config, short, settings, run_dir, trials, runtime, subsets)
 
 
 def do_trials(opened: Search, n_trials: int) -> None:
@@ -199,6 +195,17 @@ def search_text(report: Mapping[str, Any]) -> str:
         checked["text"] if checked else "ranks of the subset were not compared with full data; see --check-top"
     )
     return "\n".join(lines)
+
+
+def _subset(
+    config: TrainConfig, settings: SearchConfig, runtime: Runtime, subsets: dict[str, StudySubset]
+) -> StudySubset:  # fmt: skip
+    shown = {name: [one.layout, one.preprocess] for name, one in config.modalities.items()}
+    key = json.dumps(shown, sort_keys=True)
+    if key not in subsets:
+        study = record_study(config, runtime)
+        subsets[key] = study_subset(study, training_concepts(config, study), settings.subset)
+    return subsets[key]
 
 
 def _trained(

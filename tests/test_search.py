@@ -126,11 +126,13 @@ def test_mistakes_are_named_before_anything_is_trained(lab: TrainConfig, tmp_pat
 
     with pytest.raises(ValueError, match="'fit.learning_rate' does not exist"):
         opened(space={"fit.learning_rate": {"name": "int", "low": 1, "high": 2}})
+    with pytest.raises(ValueError, match="need width == n_virtual"):
+        opened(space={"modalities.eeg.encoder.width": {"name": "int", "low": 8, "high": 32}})
     with pytest.raises(ValueError, match="largest batch is 9999, expected at most the"):
         opened(space={"batch_size": {"name": "int", "low": 8, "high": 9999}})
     with pytest.raises(ValueError, match="0 or at least 3"):
         search(lab, SearchConfig.model_validate(SETTINGS), tmp_path / "new", 1, n_check=2)
-    assert not (tmp_path / "new" / "trials").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_rank_agreement() -> None:

@@ -16,6 +16,7 @@ from alignment.search_space import (
     values_of,
 )
 from alignment.train_config import TrainConfig
+from encoders.layers.signal_shape import SignalShape
 
 LR = {"fit.lr": {"name": "float", "low": "1e-4", "high": 1e-1, "log": True}}
 
@@ -127,4 +128,6 @@ def test_the_example_fits_the_demo_config(project_root: Path) -> None:
     search = SearchConfig.model_validate(yaml.safe_load((folder / "search.yaml").read_text()))
     demo = TrainConfig.model_validate(yaml.safe_load((folder / "demo.yaml").read_text()))
     changed = changed_config(demo, smallest_values(search.space))
-    assert changed.modalities["eeg"].network().width == search.space["modalities.eeg.encoder.width"].low  # type: ignore[union-attr]
+    assert changed.modalities["eeg"].network().n_time_weights == 8
+    shape = SignalShape(63, 80, 100.0, 2)
+    changed.modalities["eeg"].network().build(shape, 16)
