@@ -46,7 +46,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     return port
 
 
-def _start_ray(folder: str) -> None:
+def _start_ray(folder: str, n_cpus: int) -> None:
     """Start a cluster of this process; on a busy machine Ray's fixed 30 s may pass once before its agents are up."""
     import ray
 
@@ -54,7 +54,7 @@ def _start_ray(folder: str) -> None:
         try:
             ray.init(
                 address="local",
-                num_cpus=max(8, os.cpu_count() or 1),
+                num_cpus=n_cpus,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -96,6 +96,29 @@ def _prepare_environment() -> None:
 
 
 @contextmanager
+def local_ray(n_cpus: int) -> Iterator[None]:
+    """Start a private cluster that gives its tasks ``n_cpus`` cores, and end it."""
+    _prepare_environment()
+    with _started_ray(n_cpus):
+        yield
+
+
+@contextmanager
+def _started_ray(n_cpus: int) -> Iterator[None]:
+    import ray
+
+    # short: socket paths inside are limited to 107 bytes
+    folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
+    try:
+        _start_ray(folder, n_cpus)
+        yield
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def local_service(settings: ServingSettings) -> Iterator[str]:
     """Start a cluster and the application; yield the base URL once it is ready; end both on exit.
 
@@ -124,26 +147,22 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = build(settings)
-    # short: socket paths inside are limited to 107 bytes
-    folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
-    try:
-        _start_ray(folder)
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(
-                host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout_s + 10.0
-            ),
-        )
+    with _started_ray(max(8, os.cpu_count() or 1)):
         try:
-            serve.run(application, name=_APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            deployments = serve.status().applications[_APPLICATION].deployments
-            reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
-            raise RuntimeError(f"the service did not start. {reasons}") from error
-        yield f"http://{settings.host}:{settings.port}"
-    finally:
-        if ray.is_initialized():
-            # deleting waits for requests in flight; what is left ends with the cluster
-            serve.delete(_APPLICATION)
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            serve.start(
+                proxy_location=ProxyLocation.HeadOnly,
+                http_options=HTTPOptions(
+                    host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout_s + 10.0
+                ),
+            )
+            try:
+                serve.run(application, name=_APPLICATION, route_prefix="/")
+            except RuntimeError as error:
+                deployments = serve.status().applications[_APPLICATION].deployments
+                reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
+                raise RuntimeError(f"the service did not start. {reasons}") from error
+            yield f"http://{settings.host}:{settings.port}"
+        finally:
+            if ray.is_initialized():
+                # deleting waits for requests in flight; what is left ends with the cluster
+                serve.delete(_APPLICATION)
