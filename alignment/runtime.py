@@ -171,6 +171,14 @@ class Runtime:
         """First factor of the loss before the backward pass: small float16 gradients would become 0."""
         return FIRST_LOSS_SCALE if self.mixed_precision == "fp16" else 1.0
 
+    def summary(self) -> dict[str, Any]:
+        """Describe device, dtype and processes for a run's records."""
+        return {
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "mixed_precision": self.mixed_precision, "processes": self.world, "sharded": self.sharded,
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
     @property
     def rank(self) -> int:
         return int(self.accelerator.process_index)

@@ -55,7 +55,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 def test_run_folder_holds_everything(run: tuple[Path, dict[str, Any]]) -> None:
     folder, report = run
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "log.jsonl", "checkpoints", "best", "brain", "report.json"}
+    assert names == {
+        *("config.yaml", "environment.json", "log.jsonl", "report.json"), *("checkpoints", "best", "brain")
+    }  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
     assert report["selection"]["split"] == "val" and list(report["scores"]) == ["eeg", "meg", "eeg+meg"]
     written = TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
