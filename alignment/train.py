@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from alignment.report import summary
+from alignment.runtime import end_program
 from alignment.seed_ensemble import ensemble_text, train_seeds
 from alignment.train_config import TrainConfig, choose
 from alignment.training_run import RunOptions, open_runtime, run_training
@@ -105,3 +106,4 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     main()
+    end_program()
