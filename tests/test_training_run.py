@@ -76,7 +76,8 @@ def determined(found: Checkpoint) -> dict[str, torch.Tensor]:
     masks = {}
     for index, name in enumerate(found.meta["parameters"]):
         masks[name] = found.tensors[f"optimizer.{index}.exp_avg_sq"].sqrt() > 1e-8
-    assert sum(int((~mask).sum()) for mask in masks.values()) <= 64  # sine and cosine of frequency 0, 16 queries, 2 modalities
+    n_queries, n_modalities, sine_and_cosine = 16, 2, 2
+    assert sum(int((~mask).sum()) for mask in masks.values()) <= n_queries * n_modalities * sine_and_cosine
     return masks
 
 
