@@ -171,7 +171,7 @@ def checkpoint_fault(path: Path) -> str | None:
         return f"unreadable {MANIFEST} ({type(error).__name__})"
     for name in (STATE, META):
         if not (path / name).is_file() or file_digest(path / name) != digests.get(name):
-            return f"{name} does not match its sha256"
+            return f"{name} does not match its sha256 in {MANIFEST}"
     return None
 
 

@@ -267,7 +267,8 @@ def flipped_bytes(folder: Path, config: TrainConfig, n_each: int) -> Figure:
     files: list[tuple[Path, Callable[[], None]]] = []
     files += [(one, read_store) for one in sorted((folder / "eeg.store").glob("shards/*.npy"))]
     files += [(one, read_prepared) for one in sorted((folder / "prepared").glob("*/shards/*.npy"))]
-    files += [(one, read_prepared) for one in sorted((folder / "prepared").glob("*/*.safetensors"))]
+    files += [(folder / "eeg.store" / name, read_store) for name in ("store.json", "epochs.parquet")]
+    files += [(one, read_prepared) for one in sorted((folder / "prepared").glob("*/*.*"))]
     files += [(one, read_checkpoint) for one in sorted((folder / "flipped").glob("step-*/*.*"))]
     draw, missed = random.Random(0), []
     for path, read in files:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from alignment.brain_training import BrainTraining
 from alignment.checkpoint import Checkpoint, load_checkpoint
 from alignment.fit import fit
+from alignment.prepared_epochs import open_prepared
 from alignment.recorded_sources import prepare
 from alignment.runtime import Runtime
 from alignment.train import main, train
@@ -204,6 +206,19 @@ def test_a_flipped_byte_in_prepared_data_is_named_and_ends_the_run(lab: dict[str
         with pytest.raises(ValueError, match=f"{damaged.name} does not match its sha256"):
             train(chosen, tmp_path / "run", RunOptions(n_workers=n_workers))
     assert not (tmp_path / "run" / "brain").exists()
+
+
+def test_any_flipped_byte_in_the_index_of_prepared_data_is_named(lab: dict[str, Any], tmp_path: Path) -> None:
+    """A digit of the index may say another picture, and would still be valid JSON."""
+    shutil.copytree(lab["data"]["folder"], tmp_path / "prepared")
+    index = next((tmp_path / "prepared").glob("*/prepared.json"))
+    whole, digest = index.read_bytes(), json.loads(index.read_text())["prepared"]["digest"]
+    for place in np.random.default_rng(0).integers(len(whole), size=60):
+        index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"prepared\.json .*prepare again"):
+            open_prepared(tmp_path / "prepared", digest)
+    index.write_bytes(whole)
+    open_prepared(tmp_path / "prepared", digest)
 
 
 def test_a_flipped_byte_in_the_newest_checkpoint_costs_one_interval_and_no_bit(
