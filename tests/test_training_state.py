@@ -38,9 +38,11 @@ def run(folder, broken=-1, max_steps=25, **settings):
     def batch_at(step, rank, world):
         data = torch.randn(32, 4, generator=torch.Generator().manual_seed(step))
         share = data[rank * 32 // world : (rank + 1) * 32 // world]
-        return share * math.nan if step == broken and rank == world - 1 else share
+        spoilt = step == broken and rank == world - 1
+        return {"data": share, "poison": torch.tensor(math.nan if spoilt else 0.0)}
     def loss_fn(module, batch):
-        return (module(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
+        # the poison leaves gradients finite, so only the processes' agreement keeps their weights equal
+        return (module(batch["data"]) - batch["data"].sum(dim=1, keepdim=True)).square().mean() + batch["poison"]
     def validate(module):
         return {"score": -float(module(torch.ones(3, 4)).square().mean())}
     config = FitConfig(max_steps=max_steps, lr=0.02, ema_decay=0.9, validate_every=10, checkpoint_every=5,
