@@ -79,11 +79,12 @@ class GroupedBatches:
 
     def _order(self, turn: int) -> Ints:
         """Order of all rows in one pass; the last one is kept because sorting a million rows takes a second."""
-        if turn not in self._orders:
-            order = _deal(self.target, self.subject, self.group_size, np.random.default_rng([self.seed, turn]))
+        kept = self._orders.get(turn)  # taken once: another thread may be at another pass
+        if kept is None:
+            kept = _deal(self.target, self.subject, self.group_size, np.random.default_rng([self.seed, turn]))
             self._orders.clear()
-            self._orders[turn] = order
-        return self._orders[turn]
+            self._orders[turn] = kept
+        return kept
 
 
 def _deal(target: Ints, subject: Ints, group_size: int, generator: np.random.Generator) -> Ints:

@@ -9,14 +9,16 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from alignment.runtime import sharded_as, whole
 
 logger = logging.getLogger(__name__)
 
@@ -104,33 +106,55 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the newest checkpoint in ``folder`` that verifies; None when there is none."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        fault = _fault(path)
+def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | None:
+    """Read the newest checkpoint in ``folder`` that verifies, or that of one ``step``; None when there is none.
+
+    Raises
+    ------
+    ValueError
+        If there are checkpoints and none of them verifies: starting over would be worse than asking.
+    """
+    faults = []
+    for path in sorted(folder.glob("step-*" if step is None else f"step-{step:08d}"), reverse=True):
+        fault = checkpoint_fault(path)
         if fault is None:
             meta = json.loads((path / META).read_text())
             return Checkpoint(int(meta["step"]), load_file(path / STATE), meta, path)
         logger.warning("checkpoint %s is passed over: %s", path.name, fault)
+        faults.append(f"{path.name}: {fault}")
+    if faults:
+        raise ValueError(
+            f"no checkpoint in {folder} is sound, expected at least one ({'; '.join(faults)}); restore the folder from "
+            "a copy, or delete it to start over"
+        )
     return None
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Name every tensor of an optimizer's state ``optimizer.<parameter index>.<key>``.
+def flatten_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """Name every tensor of an optimizer's state ``optimizer.<index among parameters>.<key>``, gathered when sharded.
 
     Settings such as the learning rate are not part of it: the loop derives them from the step.
     """
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{key}": value for index, slots in state.items() for key, value in slots.items()}
+    return {
+        f"optimizer.{index}.{key}": whole(value)
+        for index, parameter in enumerate(parameters)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
+) -> None:
     """Put back what `flatten_optimizer` took out; other names in ``tensors`` are ignored."""
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    place = {id(parameter): index for index, parameter in enumerate(held)}
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            owner = parameters[int(index)]
+            cut = sharded_as(tensor, owner) if tensor.shape == owner.shape else tensor
+            state.setdefault(place[id(owner)], {})[key] = cut
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     # the fused kernel walks parameter and state in memory order, so their strides must agree
     for parameter, slots in optimizer.state.items():
@@ -139,7 +163,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
                 slots[key] = torch.empty_like(parameter).copy_(value)
 
 
-def _fault(path: Path) -> str | None:
+def checkpoint_fault(path: Path) -> str | None:
     """Say what is wrong with a checkpoint folder, None when it verifies."""
     try:
         digests = json.loads((path / MANIFEST).read_text())
@@ -147,7 +171,7 @@ def _fault(path: Path) -> str | None:
         return f"unreadable {MANIFEST} ({type(error).__name__})"
     for name in (STATE, META):
         if not (path / name).is_file() or file_digest(path / name) != digests.get(name):
-            return f"{name} does not match its sha256"
+            return f"{name} does not match its sha256 in {MANIFEST}"
     return None
 
 

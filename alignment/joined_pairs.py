@@ -81,8 +81,9 @@ class JoinedPairs:
             Row of each modality. Every epoch of a shared picture comes at least once; where a modality has fewer of a
             picture than another, its epochs come again.
         """
-        if self._pairing[0] == turn:
-            return self._pairing[1]
+        kept = self._pairing  # taken once: another thread may be at another pass
+        if kept[0] == turn:
+            return kept[1]
         orders, counts = [], []
         for place, part in enumerate(self.parts.values()):
             rows = np.flatnonzero(np.isin(part.target, self._shared))
@@ -127,7 +128,8 @@ class JoinedPairs:
         """Give one process's share of a step's batch, as a pure function of the step.
 
         Every batch has the same numbers of pairs and of single epochs of each modality, in proportion to the data, so
-        that all processes hold equal numbers of rows.
+        that all processes hold equal numbers of rows. The joint batch of 2, 4, ... processes is that of one process as
+        long as each kind's number can be rounded to fit both, see `_units`.
 
         Raises
         ------
@@ -135,10 +137,11 @@ class JoinedPairs:
             If the batch is too small for its parts, or larger than the data.
         """
         shares = []
-        for place, (n, count) in enumerate(zip(self._sizes, self._composition(batch_size // world), strict=True)):
+        units = self._units(batch_size, world)
+        for place, (n, count) in enumerate(zip(self._sizes, self._composition(batch_size // units), strict=True)):
             if count:
-                rows = batch_rows(n, count * world, step, rank, world, seed + place)
-                shares.append(self._rows_of(place, step // (n // (count * world)), rows))
+                rows = batch_rows(n, count * units, step, rank, world, seed + place)
+                shares.append(self._rows_of(place, step // (n // (count * units)), rows))
         return self._gather(np.concatenate(shares))
 
     def take(self, rows: Ints) -> PairBatch:
@@ -157,6 +160,17 @@ class JoinedPairs:
     def _sizes(self) -> list[int]:
         """Number of pairs, then of single epochs of each modality."""
         return [self.n_pairs, *(len(rows) for rows in self._alone.values())]
+
+    def _units(self, batch_size: int, world: int) -> int:
+        """Cut a joint batch into equal parts, as many for one process as for several.
+
+        Each part has at least one row of every kind, so there are as many parts as a power of two allows without
+        rare kinds taking more than a sixth of the batch, and for more processes than that one part for each.
+        """
+        n_kinds, units = sum(size > 0 for size in self._sizes), 1
+        while batch_size % (2 * units) == 0 and 2 * units * n_kinds * 6 <= batch_size:
+            units *= 2
+        return units if units % world == 0 else world
 
     def _composition(self, n: int) -> list[int]:
         """Divide n rows among pairs and single epochs in proportion, at least one of each kind that there is."""

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from alignment.fit import BatchAt, FitConfig, FitResult, LossFn, Validate, fit
+from alignment.fit import BatchAt, FitConfig, FitResult, LossFn, fit
 from alignment.runtime import Runtime
+from alignment.training_state import Validate
 from encoders.gated_merging import GatedStudent, half_open_weight
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from alignment.runtime import own_part
+
 Schedule = Literal["constant", "cosine", "onecycle"]
 
 NO_DECAY = ("logit_scale", "logit_bias", "temperature", "position", "pos_embed", "class_embedding")
@@ -56,16 +58,18 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> tuple[list[str],
 def update_average(average: Mapping[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
     """Move an averaged state (EMA) towards the module's, in place; an empty one stays empty.
 
-    Early steps use a smaller decay, ``(1 + step) / (10 + step)``. Buffers are copied, not averaged.
+    Early steps use a smaller decay, ``(1 + step) / (10 + step)``. Buffers are copied, not averaged. Of a sharded module
+    each process averages what it holds.
     """
     if not average:
         return
     weight = 1 - min(decay, (1 + step) / (10 + step))
     current = module.state_dict()
     learned = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-    torch._foreach_lerp_([average[name] for name in learned], [current[name] for name in learned], weight)
+    before, now = ([own_part(state[name]) for name in learned] for state in (average, current))
+    torch._foreach_lerp_(before, now, weight)
     for name in average.keys() - set(learned):
-        average[name].copy_(current[name])
+        own_part(average[name]).copy_(own_part(current[name]))
 
 
 def _cosine(start: float, end: float, fraction: float) -> float:

@@ -4,6 +4,8 @@
 epochs per modality, split and person. Test epochs are not in there, so neither trainer nor selector can read them.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -180,7 +182,7 @@ def prepare_epochs(
         )  # fmt: skip
     images = {split: splits.images[split] for split in SPLITS}
     content = PreparedIndex(digest=digest, images=images, modalities=modalities)
-    write_atomic(folder / INDEX, content.model_dump_json().encode())
+    write_atomic(folder / INDEX, _rendered(content).encode())
     return folder
 
 
@@ -197,7 +199,7 @@ def open_prepared(root: Path, digest: str, seed: int = 0) -> PreparedEpochs:
         raise ValueError(
             f"no prepared epochs for these settings in {root}; run `phosphene prepare` with the same config first"
         )
-    index = PreparedIndex.model_validate_json((folder / INDEX).read_text())
+    index = _read_index(folder / INDEX)
     if index.digest != digest:
         raise ValueError(f"{folder / INDEX} was made with other settings; delete the folder and prepare again")
     preprocessors: dict[str, Preprocessor] = {}
@@ -218,6 +220,25 @@ def open_prepared(root: Path, digest: str, seed: int = 0) -> PreparedEpochs:
     people = {name: one.people for name, one in index.modalities.items()}
     joined = {split: JoinedPairs(parts[split], seed) for split in SPLITS}
     return PreparedEpochs(preprocessors, people, index.images, joined["train"], joined["val"])
+
+
+def _rendered(index: PreparedIndex) -> str:
+    """Write the index with its own sha256: it says which picture an epoch shows, so no byte of it may change."""
+    content = index.model_dump_json()
+    return f'{{"sha256": "{hashlib.sha256(content.encode()).hexdigest()}", "prepared":\n{content}}}\n'
+
+
+def _read_index(path: Path) -> PreparedIndex:
+    try:
+        text = path.read_text()
+        index = PreparedIndex.model_validate(json.loads(text)["prepared"])
+        unchanged = _rendered(index) == text
+    except (ValueError, TypeError, KeyError) as error:
+        kind = type(error).__name__
+        raise ValueError(f"{path} is damaged ({kind}); delete {path.parent} and prepare again") from error
+    if not unchanged:
+        raise ValueError(f"{path} does not match its own sha256; delete {path.parent} and prepare again")
+    return index
 
 
 def _epochs(content: PreparedSplit, shape: tuple[int, int], folder: Path) -> ModalityEpochs:

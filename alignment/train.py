@@ -3,14 +3,15 @@
     accelerate launch [--config_file deploy/accelerate/X.yaml] -m alignment.train --config configs/demo.yaml \
         --run-dir out/brain
 
-One process or several; continues a killed run. The run folder receives ``config.yaml``, ``log.jsonl``, checkpoints,
-``brain/`` (the exported `BrainModel`) and ``report.json``. Expected time and scores stand in the config file. The test
-split of a simulated study is read once, for the report, after selection on validation pictures has ended; that of
-recorded data is not here at all (``phosphene evaluate`` reads it).
+One process or several; continues a killed run. The run folder receives ``config.yaml``, ``environment.json``,
+``log.jsonl``, checkpoints, ``brain/`` (the exported `BrainModel`) and ``report.json``, and with ``--tracker`` curves.
+``--seeds 0,1,2`` trains one model per seed in folders of their own and scores their average in ``ensemble.json``.
+Expected time and scores stand in the config file. The test split of a simulated study is read once, for the report,
+after selection on validation pictures has ended; that of recorded data is not here at all (``phosphene evaluate`` reads
+it).
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +19,14 @@ from typing import Any
 
 import yaml
 
-from alignment.brain_training import BrainTraining
-from alignment.checkpoint import write_atomic
-from alignment.fit import fit
-from alignment.pairs import read_targets
-from alignment.report import summary, test_report
-from alignment.runtime import Runtime
-from alignment.study import DataConfig
+from alignment.report import summary
+from alignment.runtime import end_program
+from alignment.seed_ensemble import ensemble_text, train_seeds
 from alignment.train_config import TrainConfig, choose
+from alignment.training_run import RunOptions, open_runtime, run_training
 
 
-def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[str, Any]:
+def train(config: TrainConfig, run_dir: Path, options: RunOptions | None = None) -> dict[str, Any]:
     """Run a training to its report.
 
     Returns
@@ -36,40 +34,10 @@ def train(config: TrainConfig, run_dir: Path, *, resume: bool = True) -> dict[st
     dict
         The report, as written to ``report.json``; empty on processes other than the first.
     """
-    runtime = Runtime(threads=config.threads, seed=config.seed)
-    training = BrainTraining(config, runtime)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if runtime.is_main:
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_atomic(run_dir / "config.yaml", text.encode())
-    result = fit(
-        training.module, training.loss, training.batch_at, config.fit, runtime, run_dir, training.validate,
-        resume=resume,
-    )  # fmt: skip
-    if not runtime.is_main:
-        runtime.close()  # a process that exits with its group open may abort
-        return {}
-    model = training.export(result.weights)
-    model.save(run_dir / "brain")
-    report = {
-        "data": data_statement(config),
-        "selection": {"split": "val", "score": result.best_score, "step": result.best_step, "steps": result.step},
-        "skipped_steps": result.n_skipped,
-        "training_seconds": result.seconds,
-        "n_train_images": len(training.study.train_embeds),
-        "n_val_images": len(training.study.val_embeds),
-    }
-    simulator = training.study.simulator
-    if isinstance(config.data, DataConfig):
-        assert simulator is not None
-        test_embeds = read_targets(config.targets)["test"].embeds
-        report["train_repetitions"] = config.data.train_repetitions
-        report["scores"] = test_report(
-            model, simulator, training.ridges(), test_embeds, training.combinations,
-            n_repetitions=config.data.test_repetitions,
-        )  # fmt: skip
-    write_atomic(run_dir / "report.json", json.dumps(report, indent=1).encode())
-    runtime.close()
+    options = options or RunOptions()
+    runtime = open_runtime(config, options)
+    report, _ = run_training(config, run_dir, runtime, options)
+    runtime.close()  # a process that exits with its group open may abort
     return report
 
 
@@ -85,11 +53,15 @@ def report_text(report: Mapping[str, Any]) -> str:
     )
 
 
-def data_statement(config: TrainConfig) -> str:
-    """Say what kind of data a run used."""
-    if isinstance(config.data, DataConfig):
-        return "simulated recordings of procedural pictures; no real brain took part"
-    return f"recorded epochs of the stores {dict(config.data.stores)}; the test split was not read"
+def profile_text(times: Mapping[str, float]) -> str:
+    """Say how long steps waited for data and computed."""
+    if not times:
+        return "no step was taken, so nothing was timed"
+    return (
+        f"a step waited {1000 * times['median_wait']:.1f} ms for its batch and computed "
+        f"{1000 * times['median_compute']:.1f} ms (medians of {times['n_steps']} steps); "
+        f"{times['wait_share']:.1%} of the time was waiting: raise --workers if that is much"
+    )
 
 
 def main() -> None:
@@ -102,16 +74,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the config's")
     parser.add_argument("--seed", type=int, help="instead of the config's")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue a killed run")
+    parser.add_argument("--seeds", type=_seeds, default=(), metavar="0,1,2", help="one model each and their average")
+    parser.add_argument("--workers", type=int, default=0, help="threads that read batches ahead; 4 suit one GPU")
+    parser.add_argument("--profile", action="store_true", help="time waiting for data against computing")
+    parser.add_argument("--tracker", default="", help="write curves too: tensorboard, or another of Accelerate's")
     arguments = parser.parse_args()
+    if arguments.seeds and arguments.seed is not None:
+        parser.error("--seed and --seeds exclude each other")
     logging.basicConfig(level=logging.WARNING)
     config = choose(
         yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
         steps=arguments.steps, seed=arguments.seed, targets=arguments.targets,
     )  # fmt: skip
-    report = train(config, arguments.run_dir or Path("out") / arguments.config.stem, resume=arguments.resume)
+    options = RunOptions(arguments.resume, arguments.workers, arguments.profile, arguments.tracker)
+    run_dir = arguments.run_dir or Path("out") / arguments.config.stem
+    if arguments.seeds:
+        ensemble = train_seeds(config, arguments.seeds, run_dir, options)
+        if ensemble:
+            print(ensemble_text(ensemble))
+        return
+    report = train(config, run_dir, options)
     if report:
         print(report_text(report))
+        if arguments.profile:
+            print(profile_text(report["step_seconds"]))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in text.split(","))
 
 
 if __name__ == "__main__":
     main()
+    end_program()

@@ -1,18 +1,23 @@
 """Training on prepared recordings of different people: it learns, never sees test epochs, and exports a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from alignment.brain_model import BrainModel
-from alignment.brain_training import BrainTraining
+from alignment.brain_training import BrainTraining, record_study
+from alignment.fit import fit
+from alignment.pairs import Pairs, TargetSplit, write_targets
 from alignment.recorded_sources import prepare
 from alignment.runtime import Runtime
 from alignment.train import report_text, train
 from alignment.train_config import TrainConfig
 from encoders.store import EpochStore
+from tests.toy_brain import EMBED_DIM
 from tests.toy_lab import build_lab
 
 
@@ -126,3 +131,62 @@ def test_augmentation_changes_training_batches_alone_and_is_seeded(lab: dict[str
         assert (again.batch_at(2, 0, 1)["data"][name] == other["data"][name]).all()
     assert (one["stimulus"] == other["stimulus"]).all()
     assert plain.validate(plain.module) == mixed.validate(mixed.module)
+
+
+def unseen_hits(config: TrainConfig, permuted: bool, folder: Path) -> tuple[int, int]:
+    """Train and select on right or on permuted picture labels; hits among 200 unseen pictures, and presentations."""
+    runtime = Runtime(threads=1)
+    study = record_study(config, runtime)
+    if permuted:
+        assert isinstance(study.train, Pairs) and isinstance(study.val, Pairs)
+        order = [np.random.default_rng(i).permutation(n) for i, n in enumerate((len(study.train_embeds), 20))]
+        study = replace(
+            study,
+            train=replace(study.train, target=order[0][study.train.target]),
+            val=replace(study.val, target=order[1][study.val.target]),
+        )
+    training = BrainTraining(config, runtime, study)
+    result = fit(
+        training.module, training.loss, training.batch_at, config.fit, runtime, folder, training.validate,
+        progress=False,
+    )  # fmt: skip
+    model = training.export(result.weights)
+    shown = splits_of_200()["test"].embeds
+    hits = n = 0
+    assert study.simulator is not None
+    for subject in range(2):
+        recording = study.simulator.record(
+            shown, modality="eeg", subject=subject, n_repetitions=4, seed=3, stimulus=[str(i) for i in range(200)]
+        )
+        answer = model.embed([recording], average=True)
+        hits += int((model.similarity(answer.brain_embeds, shown).argmax(axis=1) == np.arange(200)).sum())
+        n += 200
+    return hits, n
+
+
+def splits_of_200() -> dict[str, TargetSplit]:
+    generator, first, splits = np.random.default_rng(5), 0, {}
+    for name, n in (("train", 120), ("val", 20), ("test", 200)):
+        embeds = 3 * (2 + generator.standard_normal((n, EMBED_DIM))).astype(np.float32)
+        splits[name] = TargetSplit(embeds, first + np.arange(n))
+        first += n
+    return splits
+
+
+def test_permuted_labels_are_at_chance_of_200_pictures(lab: dict[str, Any], tmp_path: Path) -> None:
+    """Goal T6, with the unpermuted run as its control; two people see the same 200 pictures."""
+    write_targets(tmp_path / "targets.safetensors", splits_of_200(), {"clip_digest": "none"})
+    eeg = {"layout": "things_eeg2_63", "encoder": lab["modalities"]["eeg"]["encoder"]}
+    config = TrainConfig.model_validate({
+        "targets": str(tmp_path / "targets.safetensors"),
+        "modalities": {"eeg": eeg},
+        "simulation": {"n_subjects": 2, "noise_scale": {"eeg": 0.05}},
+        "data": {"n_train_images": 120, "n_val_images": 20, "train_repetitions": 2},
+        "fusion": {"name": "single"}, "batch_size": 60, "threads": 1,
+        "fit": {"max_steps": 100, "lr": 0.005, "schedule": "onecycle", "validate_every": 20},
+    })  # fmt: skip
+    hits, n = unseen_hits(config, True, tmp_path / "permuted")
+    low, high = binom.interval(0.95, n, 1 / 200)
+    assert n == 400 and low <= hits <= high
+    control, _ = unseen_hits(config, False, tmp_path / "right")
+    assert control > 10 * high

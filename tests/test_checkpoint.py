@@ -50,6 +50,22 @@ def test_one_flipped_byte_falls_back_to_the_checkpoint_before(tmp_path: Path, na
     assert found is not None and found.step == 1
 
 
+def test_no_sound_checkpoint_is_an_error_that_names_each_and_not_a_fresh_start(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"a": torch.ones(4)}, {})
+        (tmp_path / f"step-{step:08d}" / "meta.json").write_text("{}")
+    with pytest.raises(ValueError, match="step-00000002: meta.json does not match.*step-00000001: .*start over"):
+        load_checkpoint(tmp_path)
+
+
+def test_one_step_can_be_asked_for(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"a": torch.tensor(float(step))}, {})
+    found = load_checkpoint(tmp_path, 1)
+    assert found is not None and found.step == 1 and found.tensors["a"] == 1
+    assert load_checkpoint(tmp_path, 3) is None
+
+
 def test_half_written_folder_is_ignored(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"a": torch.ones(1)}, {})
     half = tmp_path / "step-00000009"
@@ -87,7 +103,8 @@ def test_optimizer_continues_as_if_never_stopped() -> None:
     second = nn.Linear(3, 2)
     second.load_state_dict(first.state_dict())
     restored = torch.optim.AdamW(second.parameters(), lr=0.1)
-    restore_optimizer(restored, {name: value.clone() for name, value in flatten_optimizer(optimizer).items()})
+    state = flatten_optimizer(optimizer, list(first.parameters()))
+    restore_optimizer(restored, {name: value.clone() for name, value in state.items()}, list(second.parameters()))
     steps(first, optimizer, 3)
     steps(second, restored, 3)
     assert torch.equal(first.weight, second.weight)

@@ -217,3 +217,128 @@ def test_loss_falls_and_logs_are_json_lines_with_extra_numbers(tmp_path: Path) -
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50] and seen == list(range(1, 51))
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
     assert lines[0]["extra"] == pytest.approx(2 * lines[0]["loss"])
+
+
+def half_precision_fit(folder: Path, loss_fn: Any, module: nn.Module, **settings: Any) -> FitResult:
+    config = FitConfig(**({"max_steps": 40, "log_every": 1, "lr": 0.05, "schedule": "constant"} | settings))
+
+    def batch_at(step: int, rank: int, world: int) -> Tensor:
+        return torch.randn(32, 4, generator=torch.Generator().manual_seed(step))
+
+    runtime = Runtime(device="cpu", threads=1, mixed_precision="fp16")
+    return fit(module, loss_fn, batch_at, config, runtime, folder, progress=False)
+
+
+def sum_loss(module: nn.Module, batch: Tensor) -> Tensor:
+    loss: Tensor = (module(batch).float() - batch.sum(dim=1, keepdim=True)).square().mean()
+    return loss
+
+
+def test_float16_scales_the_loss_and_learns_what_float32_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1)
+    result = half_precision_fit(tmp_path, sum_loss, module, max_steps=120)
+    assert result.n_skipped < 10 and result.last_loss < 1e-3  # the first scale is too large for this loss
+    assert module.weight.dtype == torch.float32 and torch.allclose(module.weight, torch.ones(1, 4), atol=0.02)
+
+
+def test_small_gradients_survive_float16(tmp_path: Path) -> None:
+    """A gradient of 1e-9 per row is 0 in float16 (smallest 6e-8); scaled by 65,536 it moves the weights."""
+
+    def loss_fn(module: nn.Module, batch: Tensor) -> Tensor:
+        return (module(batch).half() * 1e-6).float().sum() * 1e-3
+
+    module = nn.Linear(4, 1)
+    before = module.bias.item()
+    half_precision_fit(tmp_path, loss_fn, module, max_steps=1, lr=0.1)
+    gradient, adams_eps = 32e-9, 1e-8
+    assert module.bias.item() == pytest.approx(before - 0.1 * gradient / (gradient + adams_eps), abs=2e-3)
+
+
+def test_float16_overflow_lowers_the_scale_and_skips_without_stopping(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1)
+    scales = []
+
+    class Overflowing(torch.autograd.Function):
+        """The gradient of a loss times 1,000, as float16 would hold it."""
+
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return value
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            scales.append(float(grads[0]))
+            return grads[0] * (1.0 if float(grads[0]) * 1000 < 65504 else math.inf)
+
+    def loss_fn(module: nn.Module, batch: Tensor) -> Tensor:
+        answer: Tensor = Overflowing.apply(sum_loss(module, batch))  # type: ignore[no-untyped-call]
+        return answer
+
+    result = half_precision_fit(tmp_path, loss_fn, module, max_steps=30, checkpoint_every=10)
+    assert scales[:12] == [2.0**k for k in (16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 6)]
+    assert result.n_skipped == 10 and result.finished and module.weight.isfinite().all()
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None and found.meta["loss_scale"] == [64.0, 20]
+    half_precision_fit(tmp_path, loss_fn, module, max_steps=31)
+    assert scales[-1] == 64.0  # a resumed run goes on with it
+
+
+def test_float16_stops_when_gradients_stay_infinite_at_scale_one(tmp_path: Path) -> None:
+    def loss_fn(module: nn.Module, batch: Tensor) -> Tensor:
+        return (module(batch).float() * 0).sum().sqrt()
+
+    with pytest.raises(FloatingPointError, match="step 19"):  # 16 halvings, then three in a row
+        half_precision_fit(tmp_path, loss_fn, nn.Linear(4, 1))
+
+
+def test_onecycle_reaches_a_loss_in_fewer_steps_than_a_constant_rate(tmp_path: Path) -> None:
+    """In 200 steps on a noisy task; the constant rate may choose among four, and the step at which it stops."""
+    weights = torch.randn(8, generator=torch.Generator().manual_seed(1))
+    held_out = torch.randn(512, 8, generator=torch.Generator().manual_seed(10**6))
+
+    def errors(schedule: str, lr: float) -> list[float]:
+        seen: list[float] = []
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+
+        def batch_at(step: int, rank: int, world: int) -> Tensor:
+            return torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
+
+        def loss_fn(module: nn.Module, batch: Tensor) -> Tensor:
+            return (module(batch)[:, 0] - torch.sin(batch @ weights) - 0.5 * torch.randn(len(batch))).square().mean()
+
+        @torch.no_grad()
+        def note(step: int, numbers: Any) -> None:
+            seen.append(float((module(held_out)[:, 0] - torch.sin(held_out @ weights)).square().mean()))
+
+        settings: dict[str, Any] = {"max_steps": 200, "lr": lr, "schedule": schedule, "weight_decay": 0}
+        fit(
+            module, loss_fn, batch_at, FitConfig(**settings), Runtime(device="cpu", threads=1),
+            tmp_path / f"{schedule}-{lr}", on_step=note, progress=False,
+        )  # fmt: skip
+        return seen
+
+    target = 0.08
+    assert errors("onecycle", 0.03)[-1] < target
+    assert min(min(errors("constant", lr)) for lr in (0.003, 0.01, 0.03, 0.1)) > target
+
+
+def test_the_best_weights_are_those_of_the_best_step_or_say_which(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = iter([1.0, 2.0])
+
+    def again() -> FitResult:
+        return fit(
+            nn.Linear(2, 1), lambda module, batch: module(batch).square().mean(), lambda *_: torch.ones(3, 2),
+            FitConfig(max_steps=20, validate_every=10), Runtime(device="cpu"), tmp_path,
+            lambda module: {"score": next(scores)}, progress=False,
+        )  # fmt: skip
+
+    assert (again().best_step, caplog.text) == (20, "")
+    path = tmp_path / "best" / "step-00000020" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    result = again()
+    assert (result.best_step, result.best_score) == (10, 1.0) and "weights of step 20 are lost" in caplog.text

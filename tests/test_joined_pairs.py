@@ -84,6 +84,33 @@ def test_processes_share_the_batch_that_one_would_have(world: int) -> None:
         assert len(found) == 20
 
 
+@pytest.mark.parametrize("batch_size", [40, 64, 60])
+def test_the_joint_batch_is_the_same_for_one_process_and_for_two(batch_size: int) -> None:
+    """All composition that a power of two allows; 40 rows of three kinds are cut into two equal parts for everybody."""
+    pairs = joined()
+    for step in range(5):
+        joint = pairs.batch(batch_size, step, 0, 1, seed=5)
+        shares = [pairs.batch(batch_size, step, rank, 2, seed=5) for rank in (0, 1)]
+        expected = sorted(zip(rows(joint, "eeg"), rows(joint, "meg"), strict=True))
+        found = [pair for one in shares for pair in zip(rows(one, "eeg"), rows(one, "meg"), strict=True)]
+        assert sorted(found) == expected and len(found) == batch_size
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_each_pair_comes_once_per_pass_over_all_processes(world: int) -> None:
+    pairs = joined()
+    seen: Counter[tuple[int, int]] = Counter()
+    batches = [pairs.batch(24, 0, rank, world, seed=5) for rank in range(world)]
+    per_step = sum(int(((rows(one, "eeg") >= 0) & (rows(one, "meg") >= 0)).sum()) for one in batches)
+    for step in range(pairs.n_pairs // per_step):
+        for rank in range(world):
+            batch = pairs.batch(24, step, rank, world, seed=5)
+            found = zip(rows(batch, "eeg").tolist(), rows(batch, "meg").tolist(), strict=True)
+            seen.update(pair for pair in found if min(pair) >= 0)
+    assert set(seen.values()) == {1} and set(seen) <= {tuple(pair) for pair in pairs.pairing(0).tolist()}
+    assert pairs.n_pairs - len(seen) < per_step  # what is left over sits out this pass
+
+
 def test_one_modality_is_the_plain_case() -> None:
     pairs = JoinedPairs({"eeg": part("eeg", list(range(8)), 2, 2, seed=0)})
     assert len(pairs) == 32

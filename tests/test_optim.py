@@ -16,6 +16,14 @@ def test_onecycle_is_torchs() -> None:
             scheduler.step()
 
 
+@pytest.mark.parametrize(("warmup_steps", "peak"), [(0, 29), (10, 9)])
+def test_onecycle_has_its_exact_start_peak_and_end(warmup_steps: int, peak: int) -> None:
+    factors = [lr_factor(step, "onecycle", warmup_steps, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(1 / 25, abs=1e-15) and factors[-1] == pytest.approx(1 / 250_000, abs=1e-15)
+    assert factors[peak] == max(factors) == 1.0
+    assert factors[: peak + 1] == sorted(factors[: peak + 1]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_warmup_rises_to_the_peak(schedule: Schedule) -> None:
     factors = [lr_factor(step, schedule, 10, 100) for step in range(100)]

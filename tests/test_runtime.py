@@ -110,8 +110,12 @@ def test_precision() -> None:
         assert (a @ a).dtype == torch.bfloat16
         with full_precision(runtime.device):
             assert (a @ a).dtype == torch.float32
-    with pytest.raises(ValueError, match="'no' or 'bf16'"):
-        Runtime(device="cpu", mixed_precision="fp16")  # type: ignore[arg-type]
+    half = Runtime(device="cpu", mixed_precision="fp16")
+    assert half.dtype == torch.float16 and half.loss_scale == 2**16 and runtime.loss_scale == 1
+    with pytest.raises(ValueError, match="'fp8', expected one of .*'bf16'"):
+        Runtime(device="cpu", mixed_precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n_workers is -1"):
+        Runtime(device="cpu", n_workers=-1)
 
 
 def test_one_process_gathers_nothing_and_moves_nested_batches() -> None:

@@ -1,10 +1,4 @@
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,7 @@ from alignment.train import train
 from alignment.train_config import TrainConfig, choose
 from encoders.catalogue import encoder_names
 from encoders.simulate import BrainSimulator
+from tests.launched import kill_at, launch
 from tests.toy_brain import toy_splits, write_toy_targets
 
 
@@ -55,7 +50,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 def test_run_folder_holds_everything(run: tuple[Path, dict[str, Any]]) -> None:
     folder, report = run
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "log.jsonl", "checkpoints", "best", "brain", "report.json"}
+    assert names == {
+        *("config.yaml", "environment.json", "log.jsonl", "report.json"), *("checkpoints", "best", "brain")
+    }  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
     assert report["selection"]["split"] == "val" and list(report["scores"]) == ["eeg", "meg", "eeg+meg"]
     written = TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
@@ -125,29 +122,14 @@ def test_demo_config_is_valid(project_root: Path) -> None:
     assert all(one.network() for one in config.modalities.values())
 
 
-def launch(folder: Path, root: Path) -> subprocess.Popen[bytes]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "deploy/accelerate/cpu2.yaml"),
-        *("--main_process_port", str(port)),
-        *("-m", "alignment.train", "--config", str(folder / "config.yaml"), "--run-dir", str(folder / "run")),
-    ]
-    return subprocess.Popen(command, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
-
-
 @pytest.mark.slow
-def test_launched_on_two_processes_killed_and_resumed(tmp_path: Path, project_root: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path)))
-    log = tmp_path / "run" / "log.jsonl"
-    process = launch(tmp_path, project_root)
-    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 8):
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def test_launched_on_two_processes_killed_and_resumed(tmp_path: Path) -> None:
+    config, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(settings(tmp_path)))
+    log = run_dir / "log.jsonl"
+    kill_at(launch("cpu2", config, run_dir), log, 9)
     done = log.read_text().splitlines()
-    assert launch(tmp_path, project_root).wait(timeout=600) == 0
+    assert launch("cpu2", config, run_dir).wait(timeout=600) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == list(range(1, 31)) and (tmp_path / "run" / "report.json").exists()
