@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.evaluation_report import ConfidenceFigures, EvaluationReport, Figure
 
-COLOURS = ("#1f5fa8", "#c2541b", "#2c7a4b", "#7a4fa3", "#6b6b6b")
+COLOURS = ("#1f5fa8", "#c2541b", "#2c7a4b", "#7a4fa3", "#6b6b6b", "#a8871f", "#b03a6e", "#2a8f9a")
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2em auto; max-width: 66em;
   padding: 0 1em; }
@@ -73,8 +73,8 @@ def _cells(one: Figure) -> list[str]:
     group = ", ".join(f"{key} {value}" for key, value in one.group.items())
     return [
         one.metric.replace("_", " ") + (f" ({group})" if group else ""),
-        f"{one.value:.3f}", f"{one.interval[0]:.3f} to {one.interval[1]:.3f}", f"{one.chance:.3g}",
-        f"{one.noise_baseline:.3g}", f"{one.permutation_p:.2g} of {one.n_permutations}", str(one.n),
+        f"{one.value:.3f}", f"{one.interval[0]:.3f} to {one.interval[1]:.3f}", f"{one.chance:.4g}",
+        f"{one.noise_baseline:.4g}", f"{one.permutation_p:.2g} of {one.n_permutations}", str(one.n),
         f"{one.n_groups} by {one.resampled}", str(one.n_averaged), str(one.gallery_size), one.split,
         one.selection_split,
     ]  # fmt: skip
@@ -89,7 +89,7 @@ def _confidence_table(confidence: Sequence[ConfidenceFigures]) -> list[str]:
     ]  # fmt: skip
     rows = [
         [
-            f"{one.n_averaged} averaged" + "".join(f", {key} {value}" for key, value in one.group.items()),
+            _averaged_words(one.n_averaged) + "".join(f", {key} {value}" for key, value in one.group.items()),
             f"{one.accuracy:.3f} of {one.gallery_size}", f"{one.mean_confidence:.3f}",
             f"{one.expected_calibration_error:.3f} ({one.interval[0]:.3f} to {one.interval[1]:.3f}), "
             f"{len(one.bins)} bins",
@@ -143,7 +143,7 @@ def _drawn(draw: Callable[..., None], what: Sequence[Any], *arguments: Any, **op
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, what, *arguments, **options)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -151,14 +151,16 @@ def _drawn(draw: Callable[..., None], what: Sequence[Any], *arguments: Any, **op
 
 def _lines(axes: Any, figures: Sequence[Figure], field: str, label: str, *, log: bool) -> None:
     series = sorted({(one.metric, one.group.get("modality", "")) for one in figures})
-    for index, (metric, modality) in enumerate(series):
+    colours = _colours(figures)
+    for metric, modality in series:
         chosen = [one for one in figures if (one.metric, one.group.get("modality", "")) == (metric, modality)]
         chosen.sort(key=lambda one: float(getattr(one, field)))
         places = [float(getattr(one, field)) for one in chosen]
         values = [one.value for one in chosen]
         ends = [[one.value - one.interval[0] for one in chosen], [one.interval[1] - one.value for one in chosen]]
-        colour = COLOURS[index % len(COLOURS)]
+        colour = colours[modality]
         axes.errorbar(places, values, [[max(end, 0.0) for end in side] for side in ends], color=colour, marker="o",
+                      linestyle="-" if metric == "top_1" else "--",
                       markersize=4, capsize=2, label=f"{metric.replace('_', '-')} {modality}".strip())  # fmt: skip
         axes.plot(places, [one.chance for one in chosen], ":", color=colour, linewidth=1)
     if log:
@@ -176,17 +178,25 @@ def _bars(axes: Any, figures: Sequence[Figure], key: str, n_averaged: int) -> No
     names = list(dict.fromkeys(one.group[key] for one in chosen))
     series = sorted({(one.metric, one.group.get("modality", "")) for one in chosen})
     width = 0.8 / len(series)
+    colours = _colours(chosen)
     for index, (metric, modality) in enumerate(series):
         some = [one for one in chosen if (one.metric, one.group.get("modality", "")) == (metric, modality)]
         places = [names.index(one.group[key]) + (index - (len(series) - 1) / 2) * width for one in some]
         ends = [[max(one.value - one.interval[0], 0.0) for one in some],
                 [max(one.interval[1] - one.value, 0.0) for one in some]]  # fmt: skip
-        colour = COLOURS[index % len(COLOURS)]
+        colour = colours[modality]
         axes.bar(places, [one.value for one in some], width * 0.92, yerr=ends, color=colour, capsize=2,
+                 alpha=1.0 if metric == "top_1" else 0.45,
                  label=f"{metric.replace('_', '-')} {modality}".strip())  # fmt: skip
         axes.axhline(some[0].chance, linestyle=":", color=colour, linewidth=1)
     axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0, fontsize=8)
     axes.set_ylabel("share of recordings")
+
+
+def _colours(figures: Sequence[Figure]) -> dict[str, str]:
+    """Give each modality a colour, the same in every plot of a report."""
+    names = sorted({one.group.get("modality", "") for one in figures})
+    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
 
 
 def _reliability(axes: Any, confidence: Sequence[ConfidenceFigures]) -> None:
@@ -197,8 +207,7 @@ def _reliability(axes: Any, confidence: Sequence[ConfidenceFigures]) -> None:
         colour = COLOURS[index % len(COLOURS)]
         places, values = [entry.mean_confidence for entry in some], [entry.accuracy for entry in some]
         axes.plot(places, values, color=colour, linewidth=1)
-        axes.scatter(places, values, sizes, color=colour,
-                     label=f"{_name(one)}: error {one.expected_calibration_error:.3f}")  # fmt: skip
+        axes.scatter(places, values, sizes, color=colour, label=_name(one))
     axes.set_xlabel("confidence")
     axes.set_ylabel("share right")
     axes.set_xlim(0, 1)
@@ -215,4 +224,8 @@ def _risk_coverage(axes: Any, confidence: Sequence[ConfidenceFigures]) -> None:
 
 
 def _name(one: ConfidenceFigures) -> str:
-    return f"{one.group.get('modality', '')} {one.n_averaged} averaged".strip()
+    return f"{one.group.get('modality', '')} {_averaged_words(one.n_averaged)}".strip()
+
+
+def _averaged_words(n_averaged: int) -> str:
+    return "single trials" if n_averaged == 1 else f"{n_averaged} averaged"

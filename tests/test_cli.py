@@ -112,6 +112,13 @@ def test_evaluate_prints_the_stored_scores(bundle: Path, capsys: pytest.CaptureF
     assert "chance 0.005" in capsys.readouterr().out
 
 
+def test_evaluate_refuses_to_write_a_report_of_nothing_measured(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--bundle", str(bundle), "--stored", "--out", str(tmp_path / "out")]) == 2
+    assert "leave one of them out" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_contact_sheet_shows_every_picture() -> None:
     rng = np.random.default_rng(0)
     rows = {label: [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(3)] for label in ("a", "b")}
