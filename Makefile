@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train test test-all lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -49,6 +49,9 @@ bench: $(STAMP)  ## measure speed: service, encoders, wavelets, stream
 bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains -> BENCHMARKS.md; hours, resumes
 	$(BIN)/python benchmarks/encoder_table.py
 	$(BIN)/python benchmarks/merging_table.py
+
+soak-train: $(STAMP)  ## kill, break and resume trainings -> out/soak
+	$(BIN)/python benchmarks/soak_train.py --out out/soak
 
 IMAGES ?=
 demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures

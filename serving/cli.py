@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.data_commands import add_data_commands, evaluate_run
+
 # The demo bundle and the simulated world it was trained in, as shipped beside the packages.
 _GENERATION = Path(__file__).resolve().parents[1] / "generation"
 DEMO_BUNDLE = _GENERATION / "demo_bundle"
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _data_option(simulate)
 
     evaluate = _command(commands, "evaluate", _evaluate, "print a bundle's scores and measure them again")
+    evaluate.add_argument("--run-dir", type=Path, metavar="DIR", help="score a training on recorded data instead")
     evaluate.add_argument("--stored", action="store_true", help="only print what the bundle says")
     evaluate.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the recordings' noise")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="also write report.json and report.html (minutes)")
@@ -96,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="npz of embeddings")
     embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
     embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
+
+    add_data_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
 
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
@@ -197,6 +202,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.run_dir is not None:
+        return evaluate_run(arguments.run_dir, seed=arguments.seed, as_json=arguments.json)
     from serving.evaluation import measured_scores, score_lines, stored_scores, write_report
 
     if arguments.stored and arguments.out is not None:

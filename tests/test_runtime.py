@@ -61,7 +61,8 @@ def run_on_processes(script: str, n: int, root: Path, *arguments: str) -> None:
         port = str(probe.getsockname()[1])
     common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, *arguments]
+    ending = "\nfrom alignment.runtime import end_program\nend_program()\n"
+    command = [sys.executable, "-c", script + ending, *arguments]
     started = [
         subprocess.Popen(command, cwd=root, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(n)
