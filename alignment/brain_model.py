@@ -55,7 +55,7 @@ class InputReport:
 
 @dataclass(frozen=True)
 class BrainEmbedding:
-    """Answers for n epochs: ``image_embeds`` raw CLIP vectors and ``brain_embeds``, both (n, d) float32."""
+    """Answers for n epochs: ``image_embeds`` raw CLIP vectors (n, d) and ``brain_embeds`` (n, e), float32."""
 
     image_embeds: Float
     brain_embeds: Float
@@ -106,7 +106,8 @@ class BrainModel:
 
     @property
     def embed_dim(self) -> int:
-        return self.space.embed_dim
+        """Width of ``image_embeds``; that of ``brain_embeds`` may be smaller."""
+        return self.space.target_dim
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ class BrainModel:
         return {name: preprocessor.digest for name, preprocessor in self.preprocessors.items()}
 
     def similarity(self, brain_embeds: Float, image_embeds: Float) -> Float:
-        """Compare ``brain_embeds`` (n, d) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32."""
+        """Compare ``brain_embeds`` (n, e) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32."""
         return self.space.similarity(brain_embeds, image_embeds)
 
     def embed(
@@ -239,7 +240,7 @@ class BrainModel:
             {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
             _FUSION.validate_python(meta["fusion"]),
             meta["subjects"],
-            TargetSpace(**_arrays(tensors, "space.")),
+            TargetSpace.from_arrays(_arrays(tensors, "space.")),
             Projector.from_arrays(_arrays(tensors, "projector.")),
             runtime or Runtime(),
         )

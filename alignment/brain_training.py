@@ -21,6 +21,7 @@ from alignment.report import RidgeTable, fit_ridges
 from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
 from alignment.study import Study
+from alignment.target_map import TargetMap
 from alignment.target_space import TargetSpace
 from alignment.train_config import ModalityConfig, TrainConfig
 from encoders.augment import augment
@@ -49,11 +50,12 @@ class BrainTraining:
         self.groups = self._groups()
         torch.manual_seed(config.seed)
         n_subjects = {name: len(people) for name, people in self.study.subjects.items()}
-        fusion = build_fusion(
-            self.study.preprocessors, self.encoders, config.fusion, n_subjects, self.study.space.embed_dim
-        )
+        width = config.target_map.width(self.study.space.target_dim)
+        fusion = build_fusion(self.study.preprocessors, self.encoders, config.fusion, n_subjects, width)
         self.positions = sensor_positions(self.study.preprocessors, runtime)
-        self.module = AlignmentModule(fusion, self.positions, config.loss)
+        n_people = max(n_subjects.values()) if len(set(map(tuple, self.study.subjects.values()))) == 1 else 0
+        target_map = TargetMap(config.target_map, self.study.space.target_dim, n_people)
+        self.module = AlignmentModule(fusion, self.positions, config.loss, target_map)
 
     def _groups(self) -> GroupedBatches | None:
         """Group epochs by picture, if the config says so."""
@@ -151,7 +153,7 @@ class BrainTraining:
     def mapped_space(self, module: nn.Module) -> TargetSpace:
         """Give the target space as the trained map of the picture's side sees it."""
         assert isinstance(module, AlignmentModule)
-        return self.study.space.with_basis(module.image_map.weight.detach().cpu().numpy().T)
+        return self.study.space.with_basis(module.image_map.basis().cpu().numpy())
 
     def export(self, weights: Mapping[str, Tensor]) -> BrainModel:
         """Assemble the model that serving loads, and fit its projection to raw image embeddings."""
@@ -185,12 +187,17 @@ def record_study(config: TrainConfig, runtime: Runtime) -> Study:
     """Record, or open, what a run trains and is selected on."""
     if isinstance(config.data, RecordedDataConfig):
         sources = open_sources(config)
-        return Study.prepared(config.data.folder, sources.digest, sources.targets)
+        return Study.prepared(
+            config.data.folder, sources.digest, sources.targets, n_members=config.target_map.n_members
+        )
     preprocessors = {
         name: Preprocessor(default_preprocess(name, **one.preprocess), _simulated_layout(one))
         for name, one in config.modalities.items()
     }
-    return Study.record(config.targets, preprocessors, config.simulation, config.data, progress=runtime.is_main)
+    return Study.record(
+        config.targets, preprocessors, config.simulation, config.data, n_members=config.target_map.n_members,
+        progress=runtime.is_main,
+    )  # fmt: skip
 
 
 def _simulated_layout(config: ModalityConfig) -> SensorLayout:

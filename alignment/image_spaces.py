@@ -108,6 +108,9 @@ SPACES: dict[str, AnySpaceSpec] = {
     "clip_vit_l_14_layers": ClipSpec(
         model="openai/clip-vit-large-patch14", layers=(12, 14, 16, 18, 20), pooling="patch_mean"
     ),
+    "vit_bigg_14_layers": ClipSpec(
+        model="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", layers=(20, 24, 28, 32, 36), pooling="patch_mean"
+    ),
     "dinov2_base": Dinov2Spec(model="facebook/dinov2-base"),
     "dinov2_large_layer_16": Dinov2Spec(model="facebook/dinov2-large", layers=(16,), pooling="token_mean"),
     "dinov2_giant_layer_27": Dinov2Spec(

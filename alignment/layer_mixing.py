@@ -54,7 +54,9 @@ class LayerMixing(nn.Module):
         self.global_logits = nn.Parameter(torch.zeros_like(numbers))
         self.subject_logits = nn.Parameter(torch.zeros(n_subjects, len(numbers))) if n_subjects else None
         width = config.projection_dim
-        self.projections = nn.ModuleList(nn.Linear(embed_dim, width) for _ in config.layers) if width else None
+        self.projections = None
+        if width:  # without offsets: targets are centred, and the whole mix stays one linear map
+            self.projections = nn.ModuleList(nn.Linear(embed_dim, width, bias=False) for _ in config.layers)
         self.embed_dim = width or embed_dim
 
     def weights(self, subject: Tensor | None = None) -> Tensor:
@@ -110,3 +112,12 @@ class LayerMixing(nn.Module):
             members = torch.stack(mapped, dim=1)
         weights = self.weights(subject).expand(len(members), -1)
         return torch.einsum("nl,nld->nd", weights.to(members.dtype), members)
+
+    def matrix(self, embed_dim: int) -> Tensor:
+        """Give everybody's mix as one map of rows of members side by side, (n_members * d, d or projection_dim)."""
+        weights = self.weights()
+        if self.projections is None:
+            parts = [weight * torch.eye(embed_dim, device=weight.device) for weight in weights]
+        else:
+            parts = [weight * layer.weight.T for weight, layer in zip(weights, self.projections, strict=True)]
+        return torch.cat(parts)

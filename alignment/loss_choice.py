@@ -246,6 +246,13 @@ class AlignmentLoss(nn.Module):
         """Whether a linear map of the targets may be trained with this loss."""
         return bool(getattr(self.config, "image_map", False))
 
+    @property
+    def reads_targets(self) -> bool:
+        """Whether answers are compared with the targets themselves, besides or in place of mapped ones."""
+        if isinstance(self.config, AlignmentLossConfig):
+            return self.config.contrastive_weight < 1
+        return isinstance(self.config, (CosineLossConfig, MSELossConfig))
+
     def forward(self) -> dict[str, Tensor]:
         """Return the learned numbers, to be called inside the forward of the trained module."""
         learned = {} if self.scale is None else {"logit_scale": self.scale()}
@@ -293,6 +300,10 @@ class LossSum(nn.Module):
     @property
     def image_map(self) -> bool:
         return any(loss.image_map for loss in self._terms())
+
+    @property
+    def reads_targets(self) -> bool:
+        return any(loss.reads_targets for loss in self._terms())
 
     def forward(self) -> dict[str, Tensor]:
         return {f"{i}.{name}": value for i, loss in enumerate(self._terms()) for name, value in loss().items()}

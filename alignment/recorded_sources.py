@@ -52,6 +52,12 @@ def _layout(name: str, config: ModalityConfig, store: EpochStore) -> SensorLayou
         return standard_layout(config.layout)
     info = store.info
     rows = [i for i, kind in enumerate(info.ch_types) if kind in MODALITIES[name].kinds]
+    if config.channels:
+        known = {info.ch_names[i]: i for i in rows}
+        missing = [one for one in config.channels if one not in known]
+        if missing:
+            raise ValueError(f"{name}: the store lacks the channels {missing}; it has {sorted(known)}")
+        rows = [known[one] for one in config.channels]
     if not rows:
         raise ValueError(
             f"{name}: the store has only channels of types {sorted(set(info.ch_types))}; name its modality"

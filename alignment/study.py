@@ -80,14 +80,15 @@ class Study:
         simulation: SimulationConfig,
         data: DataConfig,
         *,
+        n_members: int = 1,
         progress: bool = False,
     ) -> "Study":
         """Show pictures of the training and validation splits to every person; the test split is not touched."""
         splits = read_targets(targets)
-        space = TargetSpace.fit(splits["train"].embeds)
+        space = TargetSpace.fit(splits["train"].embeds, n_members)
         train_embeds = _spread_over_concepts(splits["train"], data.n_train_images)
         val_embeds = _spread_over_concepts(splits["val"], data.n_val_images)
-        simulator = BrainSimulator(simulation, space.embed_dim, splits["train"].embeds, splits["train"].concepts)
+        simulator = BrainSimulator(simulation, space.target_dim, splits["train"].embeds, splits["train"].concepts)
 
         def pairs(embeds: NDArray[np.float32], n_repetitions: int, average: bool, seed: int) -> Pairs:
             return record_pairs(
@@ -109,11 +110,11 @@ class Study:
         )
 
     @classmethod
-    def prepared(cls, folder: Path, digest: str, targets: TargetTable) -> "Study":
+    def prepared(cls, folder: Path, digest: str, targets: TargetTable, *, n_members: int = 1) -> "Study":
         """Open prepared recordings; see `alignment.prepared_epochs`, which holds no test epochs."""
         found = open_prepared(folder, digest)
         train_embeds, val_embeds = (targets.embeds[targets.index(found.images[split])] for split in ("train", "val"))
-        space = TargetSpace.fit(train_embeds)
+        space = TargetSpace.fit(train_embeds, n_members)
         return cls(
             simulator=None,
             preprocessors=found.preprocessors,

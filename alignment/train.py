@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="file of targets, instead of the config's")
     parser.add_argument("--encoder", help="preset for every modality, instead of the config's: see phosphene encoders")
     parser.add_argument("--modality", action="append", default=[], help="use only this one (may be repeated)")
+    parser.add_argument("--subject", action="append", default=[], help="train on this person (may be repeated)")
+    parser.add_argument("--held-out", action="append", default=[], metavar="SUBJECT", help="leave this person out")
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the config's")
     parser.add_argument("--seed", type=int, help="instead of the config's")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue a killed run")
@@ -84,7 +86,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     config = choose(
         yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
-        steps=arguments.steps, seed=arguments.seed, targets=arguments.targets,
+        steps=arguments.steps, seed=arguments.seed, targets=arguments.targets, subjects=arguments.subject,
+        held_out=arguments.held_out,
     )  # fmt: skip
     options = RunOptions(arguments.resume, arguments.workers, arguments.profile, arguments.tracker)
     run_dir = arguments.run_dir or Path("out") / arguments.config.stem

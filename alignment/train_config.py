@@ -11,6 +11,7 @@ from alignment.loss_choice import LossConfig
 from alignment.losses import AlignmentLossConfig
 from alignment.recorded_data import RecordedDataConfig
 from alignment.study import DataConfig
+from alignment.target_map import TargetMapConfig
 from encoders.augment import AugmentConfig
 from encoders.build import PRESETS, EncoderConfig
 from encoders.fusion import FusionConfig
@@ -22,7 +23,7 @@ from encoders.simulate import SimulationConfig
 class ModalityConfig(BaseModel):
     """One modality: sensors, changes to the default preprocessing, and the network (a preset's name or a config).
 
-    The layout ``recorded`` takes the channels of the store as they are.
+    The layout ``recorded`` takes the channels of the store as they are, or those of them that ``channels`` names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,13 @@ class ModalityConfig(BaseModel):
     layout: LayoutName | Literal["recorded"]
     encoder: str | EncoderConfig
     preprocess: dict[str, Any] = {}
+    channels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> "ModalityConfig":
+        if self.channels and self.layout != "recorded":
+            raise ValueError(f"channels have no effect with layout {self.layout!r}; leave them out or use 'recorded'")
+        return self
 
     def network(self) -> Any:
         if not isinstance(self.encoder, str):
@@ -57,6 +65,7 @@ class TrainConfig(BaseModel):
     ] = DataConfig()
     fusion: FusionConfig = LateFusionConfig(modality_dropout=0.0)
     loss: LossConfig = AlignmentLossConfig()
+    target_map: TargetMapConfig = TargetMapConfig()
     fit: FitConfig
     batch_size: int = Field(default=256, gt=1)
     group_size: int = Field(
@@ -91,6 +100,8 @@ def choose(
     steps: int | None = None,
     seed: int | None = None,
     targets: Path | None = None,
+    subjects: Sequence[str] = (),
+    held_out: Sequence[str] = (),
 ) -> TrainConfig:
     """Change what a command line may change in the settings of a config file.
 
@@ -104,6 +115,8 @@ def choose(
         Which of the file's modalities to use; empty for all.
     steps, seed, targets : optional
         Replace the file's values.
+    subjects, held_out : sequence of str
+        People of recorded data to train on, and to leave out, in place of the file's.
 
     Returns
     -------
@@ -126,6 +139,11 @@ def choose(
     if stores is not None:
         kept = {name: one for name, one in stores.items() if name in chosen}
         changed["data"] = {**settings["data"], "stores": kept}
+    people = {"subjects": tuple(subjects), "held_out_subjects": tuple(held_out)}
+    if subjects or held_out:
+        if stores is None:
+            raise ValueError(f"people {[*subjects, *held_out]} have no effect on simulated data; leave them out")
+        changed["data"] = {**changed["data"], **{name: one for name, one in people.items() if one}}
     if steps is not None:
         changed["fit"] = {**settings["fit"], "max_steps": steps}
     changed |= {key: value for key, value in (("seed", seed), ("targets", targets)) if value is not None}

@@ -32,6 +32,8 @@ def add_data_commands(add: AddCommand) -> None:
     prepare = add("prepare", _prepare, "split and preprocess stores for training; run again to go on")
     prepare.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML with recorded data")
     prepare.add_argument("--modality", action="append", default=[], metavar="M", help="only this one; may be repeated")
+    prepare.add_argument("--subject", action="append", default=[], metavar="NAME", help="train on these people")
+    prepare.add_argument("--held-out", action="append", default=[], metavar="NAME", help="leave these people out")
     prepare.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
 
     search = add("search", _search, "search over settings of a training; run again, or several times, to go on")
@@ -118,7 +120,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from alignment.recorded_sources import prepare
     from alignment.train_config import choose
 
-    config = choose(yaml.safe_load(arguments.config.read_text()), modalities=arguments.modality)
+    config = choose(
+        yaml.safe_load(arguments.config.read_text()), modalities=arguments.modality, subjects=arguments.subject,
+        held_out=arguments.held_out,
+    )  # fmt: skip
     folder, splits = prepare(config, n_workers=arguments.workers, progress=True)
     n = {split: len(images) for split, images in splits.images.items()}
     text = f"pictures: {n['train']} to train, {n['val']} to select, {n['test']} to test, none in two splits"

@@ -368,7 +368,7 @@ def trained(
         loss.backward()
         optimizer.step()
         schedule.step()
-    space = base.space.with_basis(module.image_map.weight.detach().numpy().T)
+    space = base.space.with_basis(module.image_map.basis().numpy())
     found = {}
     for part in training.combinations:
         embeds = training.encode(module.fusion.eval(), base.val, part)

@@ -27,6 +27,6 @@ def test_similarity_is_the_centred_cosine_until_a_map_is_trained() -> None:
 
 def test_arrays_rebuild_it() -> None:
     space = TargetSpace.fit(EMBEDS)
-    again = TargetSpace(**space.arrays())
+    again = TargetSpace.from_arrays(space.arrays())
     assert again.embed_dim == 16 and np.array_equal(again.standardise(EMBEDS), space.standardise(EMBEDS))
     assert np.allclose(space.mean, EMBEDS.mean(axis=0)) and np.allclose(space.std, EMBEDS.std(axis=0), rtol=1e-4)
