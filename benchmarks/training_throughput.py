@@ -3,9 +3,9 @@
     python benchmarks/training_throughput.py [--quick]
 
 Stores of noise in the shape of THINGS-EEG2 and THINGS-MEG are converted, prepared and trained on by the script that
-users start, `accelerate launch -m alignment.train --profile`, with one and with two processes, with and without threads
-that read ahead. Noise teaches nothing: only the times count. Writes its part of ``BENCHMARKS.md``, not with ``--quick``.
-Needs 2 GB of disk and about ten minutes on two cores.
+users start, `accelerate launch -m alignment.train --profile`, with one and with two processes, with and without
+threads that read ahead. Noise teaches nothing: only the times count. Writes its part of ``BENCHMARKS.md``, not with
+``--quick``. Needs 2 GB of disk and about ten minutes on two cores.
 """
 
 import argparse
@@ -201,9 +201,9 @@ def main() -> None:
             lines.append(row(case, measure(case, number, folder, 5 if arguments.quick else 25)))
             print(lines[-1], flush=True)
     body = (
-        "`python benchmarks/training_throughput.py`: `alignment.train --profile` from prepared float16 epochs on disk, page "
-        f"cache warm, InfoNCE against {WIDTH} numbers, AdamW, float32, one CPU thread a process ({os.cpu_count()} cores), "
-        "medians over the steps of 25 s. Waiting is the share of the time in which a step had no batch; threads read "
+        "`python benchmarks/training_throughput.py`: `alignment.train --profile` from prepared float16 epochs on disk, "
+        f"page cache warm, InfoNCE against {WIDTH} numbers, AdamW, float32, one CPU thread a process "
+        f"({os.cpu_count()} cores), medians over the steps of 25 s. Waiting is the share of the time in which a step had no batch; threads read "
         "ahead. Epochs are noise in the shape of THINGS-EEG2 and THINGS-MEG; two processes share each batch and gather "
         "all negatives.\n\n"
         "| encoder | epochs | batch | processes | threads | epochs/s | step, ms | waiting | steps |\n"
