@@ -203,7 +203,8 @@ def main() -> None:
     body = (
         "`python benchmarks/training_throughput.py`: `alignment.train --profile` from prepared float16 epochs on disk, "
         f"page cache warm, InfoNCE against {WIDTH} numbers, AdamW, float32, one CPU thread a process "
-        f"({os.cpu_count()} cores), medians over the steps of 25 s. Waiting is the share of the time in which a step had no batch; threads read "
+        f"({os.cpu_count()} cores), medians over the steps of 25 s. Waiting is the share of the "
+        "time in which a step had no batch; threads read "
         "ahead. Epochs are noise in the shape of THINGS-EEG2 and THINGS-MEG; two processes share each batch and gather "
         "all negatives.\n\n"
         "| encoder | epochs | batch | processes | threads | epochs/s | step, ms | waiting | steps |\n"
