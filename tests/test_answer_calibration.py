@@ -80,8 +80,10 @@ def test_overlaps_and_unlike_sides_are_refused() -> None:
     shared = replace(test, image=(validation.image[7], *test.image[1:]))
     with pytest.raises(ValueError, match="1 pictures are in validation and test.*val_7"):
         confidence_figures(validation, shared, {})
-    with pytest.raises(ValueError, match="as many as are measured"):
-        confidence_figures(validation, replace(test, n_averaged=4), {})
+    with pytest.raises(ValueError, match="believed too much"):
+        confidence_figures(replace(validation, n_averaged=4), test, {})
+    found = confidence_figures(validation, replace(test, n_averaged=4), {})
+    assert (found.calibration_n_averaged, found.n_averaged) == (1, 4)
     with pytest.raises(ValueError, match="calibrate for this gallery"):
         confidence_figures(validation, answers("test", 400, m=100), {})
     with pytest.raises(ValueError, match="one id"):

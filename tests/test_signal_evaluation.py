@@ -59,7 +59,7 @@ def report() -> EvaluationReport:
     return EvaluationReport(
         title="toy", data="simulated", simulated=True,
         figures=tuple(signal_figures(similarity_to(images), test, plan("test"))),
-        confidence=tuple(confidence), single_trial_missing="", notes=(),
+        confidence=tuple(confidence), adapted=(), single_trial_missing="", notes=(),
     )  # fmt: skip
 
 
