@@ -152,8 +152,9 @@ def confidence_figures(
     half, whole = selective_accuracy(sure, correct, (0.5, 1.0))
     return ConfidenceFigures(
         calibration_split=validation.split, split=test.split, n_calibration=len(validation.target),
-        calibration_n_averaged=validation.n_averaged, n=len(correct), n_averaged=test.n_averaged, gallery_size=test.similarity.shape[1], accuracy=float(whole),
-        mean_confidence=float(sure.mean()), expected_calibration_error=expected_calibration_error(sure, correct, n_bins),
+        calibration_n_averaged=validation.n_averaged, n=len(correct), n_averaged=test.n_averaged,
+        gallery_size=test.similarity.shape[1], accuracy=float(whole), mean_confidence=float(sure.mean()),
+        expected_calibration_error=expected_calibration_error(sure, correct, n_bins),
         interval=calibration_error_interval(sure, correct, np.asarray(test.image), n_bins, n_bootstrap, seed),
         bins=tuple(reliability_table(sure, correct, n_bins)), coverage=tuple(coverages),
         selective_accuracy=tuple(float(one) for one in selective_accuracy(sure, correct, coverages)),
