@@ -86,6 +86,9 @@ class AnswerCalibration:
 def fit_answer_calibration(validation: ScoredAnswers) -> AnswerCalibration:
     """Fit both steps on validation answers.
 
+    The slope is positive, with a log-normal prior that weighs as much as one answer, so more log-odds always mean more
+    confidence, also where the validation has no mistake to learn a slope from.
+
     References
     ----------
     Platt 1999, "Probabilistic outputs for support vector machines": its smoothed targets, so that a validation set
@@ -98,11 +101,12 @@ def fit_answer_calibration(validation: ScoredAnswers) -> AnswerCalibration:
     wanted = np.where(correct, (n_right + 1) / (n_right + 2), 1 / (len(correct) - n_right + 2))
 
     def loss(curve: Float64) -> float:
-        margin = curve[0] * odds + curve[1]
-        return float((np.logaddexp(0, margin) - wanted * margin).mean())
+        margin = np.exp(curve[0]) * odds + curve[1]
+        held = curve[0] ** 2 / (2 * len(odds))  # keeps the order of answers where all are right, or all wrong
+        return float((np.logaddexp(0, margin) - wanted * margin).mean() + held)
 
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-6}).x
-    return AnswerCalibration(temperature, float(max(slope, 0.0)), float(offset), validation.similarity.shape[1])
+    log_slope, offset = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-6}).x
+    return AnswerCalibration(temperature, float(np.exp(log_slope)), float(offset), validation.similarity.shape[1])
 
 
 def confidence_figures(
