@@ -16,13 +16,13 @@ from scipy.special import expit, logsumexp
 from alignment.calibration_scores import (
     COVERAGES,
     N_BINS,
+    calibration_error_interval,
     expected_calibration_error,
     reliability_table,
     selective_accuracy,
 )
 from alignment.classification_scores import roc_auc
 from alignment.evaluation_report import ConfidenceFigures
-from alignment.resampling import bootstrap_score
 from alignment.retrieval_metrics import check_similarity, own_ranks
 from alignment.temperature import fit_temperature
 
@@ -86,6 +86,9 @@ class AnswerCalibration:
 def fit_answer_calibration(validation: ScoredAnswers) -> AnswerCalibration:
     """Fit both steps on validation answers.
 
+    The slope is positive, with a log-normal prior that weighs as much as one answer, so more log-odds always mean more
+    confidence, also where the validation has no mistake to learn a slope from.
+
     References
     ----------
     Platt 1999, "Probabilistic outputs for support vector machines": its smoothed targets, so that a validation set
@@ -98,11 +101,12 @@ def fit_answer_calibration(validation: ScoredAnswers) -> AnswerCalibration:
     wanted = np.where(correct, (n_right + 1) / (n_right + 2), 1 / (len(correct) - n_right + 2))
 
     def loss(curve: Float64) -> float:
-        margin = curve[0] * odds + curve[1]
-        return float((np.logaddexp(0, margin) - wanted * margin).mean())
+        margin = np.exp(curve[0]) * odds + curve[1]
+        held = curve[0] ** 2 / (2 * len(odds))  # keeps the order of answers where all are right, or all wrong
+        return float((np.logaddexp(0, margin) - wanted * margin).mean() + held)
 
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-6}).x
-    return AnswerCalibration(temperature, float(max(slope, 0.0)), float(offset), validation.similarity.shape[1])
+    log_slope, offset = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-6}).x
+    return AnswerCalibration(temperature, float(np.exp(log_slope)), float(offset), validation.similarity.shape[1])
 
 
 def confidence_figures(
@@ -120,7 +124,7 @@ def confidence_figures(
     Parameters
     ----------
     validation, test : ScoredAnswers
-        With galleries of the same size, the same number of averaged presentations, and no picture in common.
+        With galleries of the same size and no picture in common; validation averages no more presentations than test.
     surrogates : mapping of str to ndarray, (k, m)
         Similarities of recordings without a stimulus to the test gallery, by kind.
     n_bins, coverages, n_bootstrap, seed
@@ -140,24 +144,22 @@ def confidence_figures(
         raise ValueError(
             f"{len(both)} pictures are in validation and test, for example {both[:3]}; calibrate on other pictures"
         )
-    if validation.n_averaged != test.n_averaged:
+    if validation.n_averaged > test.n_averaged:
         raise ValueError(
-            f"validation averages {validation.n_averaged} presentations and test {test.n_averaged}; calibrate with as "
-            "many as are measured"
+            f"validation averages {validation.n_averaged} presentations and test {test.n_averaged}; calibrate with at "
+            "most as many as are measured, or answers are believed too much"
         )
     calibration = fit_answer_calibration(validation)
     sure = calibration.confidence(test.similarity)
     correct = own_ranks(test.similarity, test.target) <= 1
 
-    def error(rows: NDArray[np.int64]) -> float:
-        return expected_calibration_error(sure[rows], correct[rows], n_bins)
-
     half, whole = selective_accuracy(sure, correct, (0.5, 1.0))
     return ConfidenceFigures(
-        calibration_split=validation.split, split=test.split, n_calibration=len(validation.target), n=len(correct),
-        n_averaged=test.n_averaged, gallery_size=test.similarity.shape[1], accuracy=float(whole),
-        mean_confidence=float(sure.mean()), expected_calibration_error=error(np.arange(len(sure))),
-        interval=bootstrap_score(error, np.asarray(test.image), n_bootstrap, seed),
+        calibration_split=validation.split, split=test.split, n_calibration=len(validation.target),
+        calibration_n_averaged=validation.n_averaged, n=len(correct), n_averaged=test.n_averaged,
+        gallery_size=test.similarity.shape[1], accuracy=float(whole), mean_confidence=float(sure.mean()),
+        expected_calibration_error=expected_calibration_error(sure, correct, n_bins),
+        interval=calibration_error_interval(sure, correct, np.asarray(test.image), n_bins, n_bootstrap, seed),
         bins=tuple(reliability_table(sure, correct, n_bins)), coverage=tuple(coverages),
         selective_accuracy=tuple(float(one) for one in selective_accuracy(sure, correct, coverages)),
         accuracy_at_half=float(half), gain_at_half=float(half / whole) if whole > 0 else 1.0,

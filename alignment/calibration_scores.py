@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.evaluation_report import ReliabilityBin
+from alignment.resampling import intervals, resampled_sums
 
 N_BINS = 10
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
@@ -55,6 +56,26 @@ def expected_calibration_error(confidence: NDArray[Any], correct: NDArray[Any], 
     confidence, correct = _checked(confidence, correct)
     gap = np.bincount(_bin_of(confidence, n_bins), weights=confidence - correct, minlength=n_bins)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def calibration_error_interval(
+    confidence: NDArray[Any],
+    correct: NDArray[Any],
+    groups: NDArray[Any],
+    n_bins: int = N_BINS,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Give a 95 % percentile interval of `expected_calibration_error`, resampling whole groups (n,) of answers.
+
+    The error of few answers is biased upwards, in resamples more than in the data, so the interval may lie above the
+    error itself.
+    """
+    confidence, correct = _checked(confidence, correct)
+    gap = np.zeros((len(confidence), n_bins))
+    gap[np.arange(len(confidence)), _bin_of(confidence, n_bins)] = confidence - correct
+    total, size = resampled_sums(gap, groups, n_bootstrap, seed)
+    return intervals((np.abs(total).sum(axis=1) / size)[:, None])[0]
 
 
 def selective_accuracy(

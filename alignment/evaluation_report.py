@@ -1,5 +1,6 @@
 """What a report of an evaluation must say: a figure that lacks its chance level or its controls cannot be made."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ Metric = Literal[
 ]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 LOWER_IS_BETTER = ("mean_rank", "median_rank")
+SCHEMA_VERSION: Literal[2] = 2
+ADAPTATION = "adaptation"
+"""Key in the group of a figure whose decoder was adapted to a person."""
 
 
 class Figure(BaseModel):
@@ -103,7 +107,9 @@ class ConfidenceFigures(BaseModel):
         Where the calibration was fitted and where it was measured; their pictures do not overlap.
     n_calibration, n : int
         Answers in each.
-    n_averaged, gallery_size : int
+    calibration_n_averaged, n_averaged : int
+        Presentations averaged in each; never more in the calibration.
+    gallery_size : int
     accuracy, mean_confidence : float
         Of all answers.
     expected_calibration_error, interval : float, (float, float)
@@ -123,6 +129,7 @@ class ConfidenceFigures(BaseModel):
     calibration_split: str = Field(min_length=1)
     split: str = Field(min_length=1)
     n_calibration: int = Field(ge=1)
+    calibration_n_averaged: int = Field(ge=1)
     n: int = Field(ge=1)
     n_averaged: int = Field(ge=1)
     gallery_size: int = Field(ge=2)
@@ -147,6 +154,34 @@ class ConfidenceFigures(BaseModel):
         return self
 
 
+class AdaptedFigures(BaseModel):
+    """Figures of a decoder that was adapted to a person: they saw more than the report's other figures.
+
+    Attributes
+    ----------
+    name : str
+        Of the adaptation, for example ``label_free``; stands in the group of every figure.
+    uses : str
+        What of the person it was allowed to see.
+    transductive : bool
+        Whether an answer depends on other evaluated recordings.
+    figures : tuple of Figure
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    uses: str = Field(min_length=1)
+    transductive: bool
+    figures: tuple[Figure, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named(self) -> "AdaptedFigures":
+        if any(one.group.get(ADAPTATION) != self.name for one in self.figures):
+            raise ValueError(f"a figure of {self.name!r} does not say so in its group; add {ADAPTATION!r} to it")
+        return self
+
+
 class EvaluationReport(BaseModel):
     """A whole evaluation.
 
@@ -157,6 +192,8 @@ class EvaluationReport(BaseModel):
     simulated : bool
     figures : tuple of Figure
     confidence : tuple of ConfidenceFigures
+    adapted : tuple of AdaptedFigures
+        Apart from ``figures``, which are inductive.
     single_trial_missing : str
         Why there is no single-trial figure beside an averaged one; empty where there is.
     notes : tuple of str
@@ -165,11 +202,13 @@ class EvaluationReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    schema_version: Literal[2] = SCHEMA_VERSION
     title: str = Field(min_length=1)
     data: str = Field(min_length=1)
     simulated: bool
     figures: tuple[Figure, ...] = Field(min_length=1)
     confidence: tuple[ConfidenceFigures, ...]
+    adapted: tuple[AdaptedFigures, ...]
     single_trial_missing: str
     notes: tuple[str, ...]
 
@@ -177,6 +216,8 @@ class EvaluationReport(BaseModel):
     def _complete(self) -> "EvaluationReport":
         if self.simulated and "simulated" not in (self.title + self.data).lower():
             raise ValueError("the data are simulated, but neither title nor data says so; say it")
+        if any(ADAPTATION in one.group for one in self.figures):
+            raise ValueError("a figure of an adapted decoder stands among the inductive ones; move it to adapted")
         alone = [one for one in self.figures if one.n_averaged > 1 and not self._single_trial(one)]
         if alone and not self.single_trial_missing:
             raise ValueError(
@@ -195,8 +236,12 @@ class EvaluationReport(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "EvaluationReport":
-        """Read what `write` wrote; refuses a report that lacks anything."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        """Read what `write` wrote; refuses a report of another schema, or that lacks anything."""
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text).get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema version {found}, expected {SCHEMA_VERSION}; evaluate again")
+        return cls.model_validate_json(text)
 
     def _single_trial(self, figure: Figure) -> bool:
         wanted = (figure.metric, figure.gallery_size, dict(figure.group), figure.split)

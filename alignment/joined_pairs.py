@@ -84,12 +84,8 @@ class JoinedPairs:
         kept = self._pairing  # taken once: another thread may be at another pass
         if kept[0] == turn:
             return kept[1]
-        orders, counts = [], []
-        for place, part in enumerate(self.parts.values()):
-            rows = np.flatnonzero(np.isin(part.target, self._shared))
-            key = np.random.default_rng([self.seed, turn, place]).random(len(rows))
-            orders.append(rows[np.lexsort((key, part.target[rows]))])
-            counts.append(np.bincount(np.searchsorted(self._shared, part.target[rows]), minlength=len(self._shared)))
+        targets = [part.target for part in self.parts.values()]
+        orders, counts = _shuffled_by_picture(targets, self._shared, [self.seed, turn])
         most = np.max(counts, axis=0) if len(self._shared) else np.zeros(0, np.int64)
         picture = np.repeat(np.arange(len(self._shared)), most)
         nth = np.arange(len(picture)) - np.repeat(np.cumsum(most) - most, most)
@@ -206,6 +202,45 @@ class JoinedPairs:
             if not has.all():
                 available[name] = has
         return PairBatch(data, people[0] if len(people) == 1 else np.stack(people, axis=1), target, available)
+
+
+def distinct_pairs(targets: Sequence[Ints], seed: int = 0) -> NDArray[np.int64]:
+    """Pair rows that show the same picture, each row in one pair at most: for measuring, where training reuses rows.
+
+    Parameters
+    ----------
+    targets : sequence of ndarray, (n_i,), int64
+        Picture of each row of each modality.
+    seed : int
+        Of the pairing, which is random within a picture.
+
+    Returns
+    -------
+    ndarray, (n_pairs, m), int64
+        Row of each modality; of a picture as many pairs as the modality with the fewest rows of it has.
+    """
+    shared = np.array(sorted(set.intersection(*(set(one.tolist()) for one in targets))), dtype=np.int64)
+    orders, counts = _shuffled_by_picture(targets, shared, [seed])
+    fewest = np.min(counts, axis=0) if len(shared) else np.zeros(0, np.int64)
+    picture = np.repeat(np.arange(len(shared)), fewest)
+    nth = np.arange(len(picture)) - np.repeat(np.cumsum(fewest) - fewest, fewest)
+    columns = [
+        order[(np.cumsum(count) - count)[picture] + nth] for order, count in zip(orders, counts, strict=True)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _shuffled_by_picture(
+    targets: Sequence[Ints], shared: Ints, seed: Sequence[int]
+) -> tuple[list[Ints], list[NDArray[np.int64]]]:
+    """Order each modality's rows of shared pictures by picture, at random within it; and count them by picture."""
+    orders, counts = [], []
+    for place, target in enumerate(targets):
+        rows = np.flatnonzero(np.isin(target, shared))
+        key = np.random.default_rng([*seed, place]).random(len(rows))
+        orders.append(rows[np.lexsort((key, target[rows]))])
+        counts.append(np.bincount(np.searchsorted(shared, target[rows]), minlength=len(shared)))
+    return orders, counts
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import irfft, rfft
+
+BLOCK = 256
+"""Epochs whose spectra are held at once."""
 
 
 def phase_randomised(
     data: NDArray[Any], generator: np.random.Generator, *, shared: bool = True
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Give every frequency of every epoch a random phase.
 
     Parameters
@@ -21,7 +25,7 @@ def phase_randomised(
 
     Returns
     -------
-    ndarray, (n_epochs, n_channels, n_times), float64
+    ndarray, (n_epochs, n_channels, n_times), float32
         Same mean and variance over time in every channel.
 
     References
@@ -35,10 +39,15 @@ def phase_randomised(
             f"phase_randomised got data {data.shape}, expected (n_epochs, n_channels, n_times), n_times of 3 or more"
         )
     n_epochs, n_channels, n_times = data.shape
-    mean = data.mean(axis=2, keepdims=True, dtype=np.float64)
-    spectrum = np.fft.rfft(data - mean, axis=2)
-    turn = np.exp(2j * np.pi * generator.random((n_epochs, 1 if shared else n_channels, spectrum.shape[2])))
-    if n_times % 2 == 0:  # the Nyquist coefficient of a real signal is real
-        turn[..., -1] = np.sign(turn[..., -1].real)
-    changed: NDArray[np.float64] = np.fft.irfft(spectrum * turn, n=n_times, axis=2) + mean
+    changed = np.empty(data.shape, np.float32)
+    for first in range(0, n_epochs, BLOCK):
+        block = data[first : first + BLOCK]
+        mean = block.mean(axis=2, keepdims=True, dtype=np.float64)
+        spectrum = rfft((block - mean).astype(np.float32), axis=2)
+        angle = generator.random((len(block), 1 if shared else n_channels, spectrum.shape[2]), dtype=np.float32)
+        angle *= np.float32(2 * np.pi)
+        turn = np.cos(angle) + 1j * np.sin(angle)
+        if n_times % 2 == 0:  # the Nyquist coefficient of a real signal is real
+            turn[..., -1] = np.sign(turn[..., -1].real)
+        changed[first : first + BLOCK] = irfft(spectrum * turn, n=n_times, axis=2) + mean
     return changed

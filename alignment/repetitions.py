@@ -1,4 +1,4 @@
-"""Averages of fewer than all presentations, and signal outside a time window taken away: the axes of a report."""
+"""Averages of fewer than all presentations, each presentation in one average only."""
 
 from dataclasses import replace
 
@@ -51,25 +51,3 @@ def average_blocks(epochs: SignalEpochs, n: int) -> SignalEpochs:
         stimulus=tuple(epochs.stimulus[rows[0]] for rows in blocks),
         n_averaged=(n,) * len(blocks),
     )
-
-
-def keep_window(epochs: SignalEpochs, start: float, stop: float) -> SignalEpochs:
-    """Set the signal outside ``[start, stop)`` seconds to each channel's mean before onset.
-
-    What a decoder that was trained on whole epochs still finds says where its information comes from; a decoder
-    trained on the window alone would find more.
-
-    Raises
-    ------
-    ValueError
-        If the window holds no sample, or there is no sample before onset.
-    """
-    inside = (epochs.times >= start - 1e-9) & (epochs.times < stop - 1e-9)
-    before = epochs.times < 0
-    if not inside.any() or not before.any():
-        raise ValueError(
-            f"window {start:g} to {stop:g} s and baseline hold {inside.sum()} and {before.sum()} samples of epochs "
-            f"from {epochs.times[0]:g} to {epochs.times[-1]:g} s; expected some in each"
-        )
-    level = epochs.data[..., before].mean(axis=2, keepdims=True)
-    return replace(epochs, data=np.where(inside, epochs.data, level).astype(np.float32))

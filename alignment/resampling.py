@@ -1,15 +1,18 @@
 """Intervals and p values of averages over rows that belong to groups: pictures, runs or people, never single trials."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_PERMUTATIONS = 1000
+CELLS = 1 << 22
+"""Numbers held at once while draws are made together."""
 
 Ints = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+Statistic = Literal["mean", "median"]
 
 
 def bootstrap_means(
@@ -29,13 +32,67 @@ def bootstrap_means(
     list of (float, float)
         One pair per column.
     """
+    total, size = resampled_sums(values, groups, n_bootstrap, seed)
+    return intervals(total / size[:, None])
+
+
+def resampled_sums(
+    values: NDArray[Any], groups: NDArray[Any], n_bootstrap: int = 1000, seed: int = 0
+) -> tuple[Float64, Float64]:
+    """Draw groups of rows with replacement and add up their rows, without copying any.
+
+    Parameters
+    ----------
+    values : ndarray, (n, k)
+    groups : ndarray, (n,)
+    n_bootstrap, seed : int
+
+    Returns
+    -------
+    total : ndarray, (n_bootstrap, k), float64
+    size : ndarray, (n_bootstrap,), float64
+        Rows in each draw.
+    """
     _, group = np.unique(groups, return_inverse=True)
     size = np.bincount(group).astype(float)
     total = np.stack([np.bincount(group, weights=column) for column in values.T.astype(float)], axis=1)
-    drawn = np.random.default_rng(seed).integers(len(size), size=(n_bootstrap, len(size)))
-    means = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)[:, None]
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    times = _multiplicities(len(size), n_bootstrap, seed).astype(float)
+    return times @ total, times @ size
+
+
+def bootstrap_median(
+    values: NDArray[Any], groups: NDArray[Any], n_bootstrap: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Give a 95 % percentile interval of the median of values (n,), resampling whole groups (n,) of rows."""
+    _, group = np.unique(groups, return_inverse=True)
+    order = np.argsort(values, kind="stable")
+    ranked, member = np.asarray(values, dtype=np.float64)[order], group[order]
+    times = _multiplicities(int(group.max()) + 1, n_bootstrap, seed)
+    medians = []
+    for first in range(0, n_bootstrap, _at_once(len(values))):
+        n_so_far = np.cumsum(times[first : first + _at_once(len(values))][:, member], axis=1)
+        n_rows = n_so_far[:, -1]
+        middle = [ranked[(n_so_far <= place[:, None]).sum(axis=1)] for place in ((n_rows - 1) // 2, n_rows // 2)]
+        medians.append((middle[0] + middle[1]) / 2)
+    return intervals(np.concatenate(medians)[:, None])[0]
+
+
+def intervals(draws: NDArray[Any]) -> list[tuple[float, float]]:
+    """Give the 2.5 and 97.5 % quantiles of every column of draws (n, k)."""
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _multiplicities(n_groups: int, n_bootstrap: int, seed: int) -> Ints:
+    """Say how often each group is in each draw, (n_bootstrap, n_groups)."""
+    drawn = np.random.default_rng(seed).integers(n_groups, size=(n_bootstrap, n_groups))
+    cells = drawn + n_groups * np.arange(n_bootstrap)[:, None]
+    times: Ints = np.bincount(cells.ravel(), minlength=n_bootstrap * n_groups).reshape(n_bootstrap, n_groups)
+    return times
+
+
+def _at_once(n_rows: int) -> int:
+    return max(CELLS // n_rows, 1)
 
 
 def bootstrap_score(
@@ -73,7 +130,7 @@ def image_permutation_p(
     target: Ints,
     blocks: NDArray[Any] | None = None,
     *,
-    statistic: Callable[[NDArray[Any]], Any] = np.mean,
+    statistic: Statistic = "mean",
     n_permutations: int = MIN_PERMUTATIONS,
     seed: int = 0,
 ) -> float:
@@ -91,7 +148,7 @@ def image_permutation_p(
     blocks : ndarray, (m,), optional
         Pictures are exchanged within blocks only: the folds of a cross-validation, whose held-out pictures differ
         from those trained on.
-    statistic : callable
+    statistic : "mean" or "median"
         Of the n rows' credits; higher must be better.
     n_permutations, seed : int
         At least 1,000 permutations.
@@ -111,16 +168,31 @@ def image_permutation_p(
             f"{None if blocks is None else np.shape(blocks)} must be (n, m), (n,) and (m,)"
         )
     shown, row_of = np.unique(target, return_inverse=True)
-    places, rows = np.arange(len(shown)), np.arange(len(target))
+    places = np.arange(len(shown))
     parts = [places] if blocks is None else [np.flatnonzero(blocks[shown] == name) for name in np.unique(blocks[shown])]
-    observed = float(statistic(credit[rows, target]))
+    generator = np.random.default_rng(seed)
+    moved = np.tile(places, (n_permutations, 1))
+    for one in moved:
+        for part in parts:
+            one[part] = generator.permutation(part)
+    found = _mean_credits if statistic == "mean" else _median_credits
+    observed, *_ = found(credit, shown, row_of, places[None])
     # sums in another order differ by rounding
     threshold = observed - 1e-9 * max(abs(observed), 1.0)
-    generator = np.random.default_rng(seed)
-    n_as_good = 0
-    for _ in range(n_permutations):
-        moved = places.copy()
-        for part in parts:
-            moved[part] = generator.permutation(part)
-        n_as_good += bool(statistic(credit[rows, shown[moved][row_of]]) >= threshold)
-    return (1 + n_as_good) / (1 + n_permutations)
+    return (1 + int((found(credit, shown, row_of, moved) >= threshold).sum())) / (1 + n_permutations)
+
+
+def _mean_credits(credit: NDArray[Any], shown: Ints, row_of: Ints, moved: Ints) -> Float64:
+    """Give the mean credit of each assignment (p, k) of columns to pictures; rows of a picture are added up once."""
+    order = np.argsort(row_of, kind="stable")
+    starts = np.searchsorted(row_of[order], np.arange(len(shown)))
+    total = np.add.reduceat(credit[order][:, shown], starts, axis=0, dtype=np.float64)
+    means: Float64 = total[np.arange(len(shown)), moved].sum(axis=1) / len(row_of)
+    return means
+
+
+def _median_credits(credit: NDArray[Any], shown: Ints, row_of: Ints, moved: Ints) -> Float64:
+    """Give the median credit of each assignment (p, k) of columns to pictures."""
+    rows, step = np.arange(len(row_of)), _at_once(len(row_of))
+    parts = [moved[first : first + step] for first in range(0, len(moved), step)]
+    return np.concatenate([np.median(credit[rows, shown[part][:, row_of]], axis=1) for part in parts])

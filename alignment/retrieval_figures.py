@@ -2,15 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from alignment.evaluation_report import LOWER_IS_BETTER, Figure, Metric
-from alignment.resampling import MIN_PERMUTATIONS, bootstrap_means, bootstrap_score, image_permutation_p
-from alignment.retrieval_metrics import check_similarity, expected_hits, expected_reciprocal_rank
+from alignment.resampling import (
+    MIN_PERMUTATIONS,
+    Statistic,
+    bootstrap_means,
+    bootstrap_median,
+    image_permutation_p,
+)
+from alignment.retrieval_metrics import (
+    GalleryRanks,
+    check_similarity,
+    expected_reciprocal_rank,
+    gallery_ranks,
+    target_ranks,
+)
 
 GALLERY_SIZES = (200, 100, 50)
 RETRIEVAL_METRICS: tuple[Metric, ...] = (
@@ -90,59 +102,60 @@ def retrieval_figures(
     """
     m = answers.similarity.shape[1]
     sizes = sorted({m, *(size for size in gallery_sizes if size < m)}, reverse=True)
-    found = []
-    for metric, k in ((name, k) for name, k in TOP_K.items() if name in metrics):
-        for size in (one for one in sizes if one > k):
-
-            def hits(similarity: NDArray[Any], k: int = k, size: int = size) -> Float64:
-                return expected_hits(similarity, k, size)
-
-            found.append(_figure(answers, metric, hits, k / size, size, n_permutations, n_bootstrap, seed))
-    table: list[tuple[Metric, Callable[[NDArray[Any]], Float64], float, int]] = [
-        ("mean_rank", all_ranks, (m + 1) / 2, m),
-        ("median_rank", all_ranks, (m + 1) / 2, m),
-        ("mean_average_precision", lambda one: 1 / all_ranks(one), expected_reciprocal_rank(m), m),
+    table: list[tuple[Metric, Callable[[GalleryRanks], Float64], float, int]] = [
+        (metric, partial(_hits, k=k, gallery_size=size), k / size, size)
+        for metric, k in TOP_K.items()
+        for size in sizes
+        if size > k
     ]
     if m > 2:
-        table.insert(0, ("two_way", lambda one: expected_hits(one, 1, 2), 0.5, 2))
-    for name, credit, chance, size in (one for one in table if one[0] in metrics):
-        found.append(_figure(answers, name, credit, chance, size, n_permutations, n_bootstrap, seed))
-    return found
+        table.append(("two_way", partial(_hits, k=1, gallery_size=2), 0.5, 2))
+    table += [
+        ("mean_rank", lambda ranked: ranked.ranks, (m + 1) / 2, m),
+        ("median_rank", lambda ranked: ranked.ranks, (m + 1) / 2, m),
+        ("mean_average_precision", lambda ranked: 1 / ranked.ranks, expected_reciprocal_rank(m), m),
+    ]
+    copies = len(answers.noise_similarity) // len(answers.target)
+    ranked = gallery_ranks(answers.similarity), target_ranks(answers.noise_similarity, np.tile(answers.target, copies))
+    return [
+        _figure(answers, ranked, metric, credit_of, chance, size, n_permutations, n_bootstrap, seed)
+        for metric, credit_of, chance, size in table
+        if metric in metrics
+    ]
 
 
-def all_ranks(similarity: NDArray[Any]) -> Float64:
-    """Rank every column of every row, (n, m): 1 is best, ties share their mean rank."""
-    ranks: Float64 = rankdata(-similarity, axis=1)
-    return ranks
+def _hits(ranked: GalleryRanks, *, k: int, gallery_size: int) -> Float64:
+    return ranked.hits(k, gallery_size)
 
 
 def _figure(
     answers: RetrievalAnswers,
+    ranked: tuple[GalleryRanks, GalleryRanks],
     metric: Metric,
-    credit_of: Callable[[NDArray[Any]], Float64],
+    credit_of: Callable[[GalleryRanks], Float64],
     chance: float,
     size: int,
     n_permutations: int,
     n_bootstrap: int,
     seed: int,
 ) -> Figure:
-    statistic: Callable[[NDArray[Any]], Any] = np.median if metric in _MEDIAN else np.mean
-    credit, rows, target = credit_of(answers.similarity), np.arange(len(answers.target)), answers.target
-    own = credit[rows, target]
-    noise = credit_of(answers.noise_similarity)
-    noise_target = np.tile(target, len(noise) // len(target))
-    if metric in _MEDIAN:
-        interval = bootstrap_score(lambda drawn: float(np.median(own[drawn])), target, n_bootstrap, seed)
+    """Make one figure; ``ranked`` holds all ranks of the recordings and the own ranks of noise."""
+    credit, noise, target = credit_of(ranked[0]), credit_of(ranked[1]), answers.target
+    own = credit[np.arange(len(target)), target]
+    statistic: Statistic = "median" if metric in _MEDIAN else "mean"
+    if statistic == "median":
+        value, baseline = float(np.median(own)), float(np.median(noise))
+        interval = bootstrap_median(own, target, n_bootstrap, seed)
     else:
+        value, baseline = float(own.mean()), float(noise.mean())
         interval = bootstrap_means(own[:, None], target, n_bootstrap, seed)[0]
     p = image_permutation_p(
         -credit if metric in LOWER_IS_BETTER else credit, target, answers.blocks, statistic=statistic,
         n_permutations=n_permutations, seed=seed,
     )  # fmt: skip
     return Figure(
-        metric=metric, value=float(statistic(own)), chance=chance, n=len(target), n_groups=len(np.unique(target)),
-        noise_baseline=float(statistic(noise[np.arange(len(noise)), noise_target])), resampled="image",
-        n_averaged=answers.n_averaged, gallery_size=size, split=answers.split,
-        selection_split=answers.selection_split, interval=interval, permutation_p=p, n_permutations=n_permutations,
-        group=dict(answers.group),
+        metric=metric, value=value, chance=chance, n=len(target), n_groups=len(np.unique(target)),
+        noise_baseline=baseline, resampled="image", n_averaged=answers.n_averaged, gallery_size=size,
+        split=answers.split, selection_split=answers.selection_split, interval=interval, permutation_p=p,
+        n_permutations=n_permutations, group=dict(answers.group),
     )  # fmt: skip

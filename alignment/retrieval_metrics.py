@@ -4,6 +4,7 @@ Every row picks for itself. `one_to_one_accuracy`, where rows compete for pictur
 is far higher; it has its own name and is no top-1.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,53 @@ def check_similarity(similarity: NDArray[Any], target: Ints | None = None) -> In
     return columns.astype(np.int64)
 
 
-def own_ranks(similarity: NDArray[Any], target: Ints | None = None) -> Float64:
-    """Rank each row's own picture, (n,), float64: 1 is best, a tie counts as half a better picture."""
+@dataclass(frozen=True)
+class GalleryRanks:
+    """How many of a gallery of ``n_gallery`` pictures were better than each entry, and how many others as good."""
+
+    better: Ints
+    equal: Ints
+    n_gallery: int
+
+    @property
+    def ranks(self) -> Float64:
+        """1 is best, ties share their mean rank."""
+        found: Float64 = 1 + self.better + self.equal / 2
+        return found
+
+    def hits(self, k: int, gallery_size: int) -> Float64:
+        """Give the chance that each entry is among the first k of a random sub-gallery; see `expected_hits`."""
+        if not (1 <= k < gallery_size <= self.n_gallery):
+            raise ValueError(
+                f"expected_hits got k={k} and gallery_size={gallery_size} of {self.n_gallery} pictures, expected 1 <= "
+                "k < gallery_size <= pictures; ask for a smaller gallery"
+            )
+        alone = np.arange(self.n_gallery)
+        hits: Float64 = _hit_chance(alone, 0 * alone, k, gallery_size, self.n_gallery)[self.better]
+        tied = self.equal > 0
+        if tied.any():
+            pairs, which = np.unique(np.stack([self.better[tied], self.equal[tied]]), axis=1, return_inverse=True)
+            hits[tied] = _hit_chance(pairs[0], pairs[1], k, gallery_size, self.n_gallery)[which.ravel()]
+        return hits
+
+
+def gallery_ranks(similarity: NDArray[Any]) -> GalleryRanks:
+    """Rank every column of every row, both of shape (n, m)."""
+    low, high = (rankdata(-similarity, method=method, axis=1).astype(np.int64) for method in ("min", "max"))
+    return GalleryRanks(low - 1, high - low, similarity.shape[1])
+
+
+def target_ranks(similarity: NDArray[Any], target: Ints | None = None) -> GalleryRanks:
+    """Rank each row's own picture only, (n,); see `gallery_ranks`."""
     columns = check_similarity(similarity, target)
     own = similarity[np.arange(len(columns)), columns][:, None]
-    rank: Float64 = 1 + (similarity > own).sum(axis=1) + ((similarity == own).sum(axis=1) - 1) / 2
-    return rank
+    better, equal = (similarity > own).sum(axis=1), (similarity == own).sum(axis=1) - 1
+    return GalleryRanks(better, equal, similarity.shape[1])
+
+
+def own_ranks(similarity: NDArray[Any], target: Ints | None = None) -> Float64:
+    """Rank each row's own picture, (n,), float64: 1 is best, a tie counts as half a better picture."""
+    return target_ranks(similarity, target).ranks
 
 
 def expected_hits(similarity: NDArray[Any], k: int, gallery_size: int) -> Float64:
@@ -60,20 +102,7 @@ def expected_hits(similarity: NDArray[Any], k: int, gallery_size: int) -> Float6
     ndarray, (n, m), float64
         Entry (i, j): expected top-k hit of row i if j were its picture. Ties count as half a better picture.
     """
-    n_gallery = similarity.shape[1]
-    if not (1 <= k < gallery_size <= n_gallery):
-        raise ValueError(
-            f"expected_hits got k={k} and gallery_size={gallery_size} of {n_gallery} pictures, expected 1 <= k < "
-            "gallery_size <= pictures; ask for a smaller gallery"
-        )
-    better = rankdata(-similarity, method="min", axis=1).astype(np.int64) - 1
-    equal = rankdata(-similarity, method="max", axis=1).astype(np.int64) - 1 - better
-    hits: Float64 = _hit_chance(np.arange(n_gallery), np.zeros(n_gallery, np.int64), k, gallery_size, n_gallery)[better]
-    tied = equal > 0
-    if tied.any():
-        pairs, which = np.unique(np.stack([better[tied], equal[tied]]), axis=1, return_inverse=True)
-        hits[tied] = _hit_chance(pairs[0], pairs[1], k, gallery_size, n_gallery)[which.ravel()]
-    return hits
+    return gallery_ranks(similarity).hits(k, gallery_size)
 
 
 def _hit_chance(better: Ints, equal: Ints, k: int, gallery_size: int, n_gallery: int) -> Float64:

@@ -1,172 +1,82 @@
-"""Evaluate a decoder on recordings of people: by person, by presentations averaged, by time window, and on noise."""
+"""Answers to one person's recordings by presentations averaged, and the collection of all people's for the figures."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alignment.answer_calibration import ScoredAnswers, confidence_figures
-from alignment.calibrate import surrogates
-from alignment.evaluation_report import ConfidenceFigures, Figure, Metric
-from alignment.phase_surrogates import phase_randomised
-from alignment.repetitions import average_blocks, keep_window, repetition_counts
-from alignment.retrieval_figures import GALLERY_SIZES, RetrievalAnswers, retrieval_figures
+from alignment.brain_model import BrainModel
+from alignment.person_answers import KINDS, Float, PersonAnswers, Window, answer, recording_inputs
+from alignment.repetitions import average_blocks
 from encoders.epochs import SignalEpochs
 
-Similarity = Callable[[Sequence[SignalEpochs]], NDArray[np.float32]]
-"""Recordings of the same presentations of one person, one per modality -> (n, m) similarities to the gallery."""
-Recordings = Mapping[str, Sequence[SignalEpochs]]
-"""Per person: single presentations, one recording per modality, in the same order."""
-MAIN_METRICS: tuple[Metric, ...] = ("top_1", "top_5")
+Answers = dict[str, dict[int, PersonAnswers]]
+"""Combination of modalities -> number of presentations averaged -> one person's answers."""
 
 
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What is measured.
-
-    Attributes
-    ----------
-    columns : mapping of str to int
-        Gallery column of each stimulus id.
-    n_repetitions : int
-        Presentations of each picture.
-    windows : sequence of (float, float)
-        Seconds.
-    split, selection_split : str
-    modalities : str
-        Name of the combination, for the figures' groups.
-    seed : int
-    """
-
-    columns: Mapping[str, int]
-    n_repetitions: int
-    windows: Sequence[tuple[float, float]]
-    split: str
-    selection_split: str
-    modalities: str
-    seed: int = 0
-
-
-def signal_figures(similarity: Similarity, recordings: Recordings, plan: EvaluationPlan) -> list[Figure]:
-    """Score all people together and each alone, for 1, 2, 4, ... presentations averaged, and single windows.
-
-    Returns
-    -------
-    list of Figure
-        Every metric and gallery size for all people; top-1 and top-5 of the whole gallery by person and by window, the
-        latter for single presentations and for averages of all. Noise: white, with each channel's deviation.
-    """
-    found: list[Figure] = []
-    for count in repetition_counts(plan.n_repetitions):
-        averaged = {person: _averaged(parts, count) for person, parts in recordings.items()}
-        answers = {person: _answers(similarity, parts, plan, count) for person, parts in averaged.items()}
-        found += retrieval_figures(
-            _joined(answers.values(), {"modality": plan.modalities}), gallery_sizes=GALLERY_SIZES, seed=plan.seed
-        )
-        for person, one in answers.items():
-            group = {"modality": plan.modalities, "person": person}
-            found += retrieval_figures(
-                replace(one, group=group), gallery_sizes=(), metrics=MAIN_METRICS, seed=plan.seed
-            )
-        if count in (1, plan.n_repetitions):
-            found += _window_figures(similarity, averaged, answers, plan, count)
-    return found
-
-
-def signal_confidence(
-    similarity: Similarity,
-    recordings: Recordings,
-    validation_similarity: Similarity,
-    validation: Recordings,
-    plan: EvaluationPlan,
-    validation_plan: EvaluationPlan,
-) -> list[ConfidenceFigures]:
-    """Calibrate confidence on other pictures, for single presentations and averages of all, and measure it.
+def answers_by_count(
+    model: BrainModel,
+    parts: Mapping[str, SignalEpochs],
+    person: str,
+    gallery: Float,
+    counts: Iterable[int],
+    combinations: Sequence[Sequence[str]],
+    *,
+    kinds: Sequence[str] = KINDS,
+    windows: Sequence[Window] = (),
+    seed: int = 0,
+) -> Answers:
+    """Decode one person's presentations, averaged by every number that some picture has.
 
     Parameters
     ----------
-    similarity, recordings, plan
-        Of the test pictures.
-    validation_similarity, validation, validation_plan
-        Of pictures that share none with the test, in a gallery of the same size.
+    model : BrainModel
+    parts : mapping of str to SignalEpochs
+        Single presentations by modality; the same ones in the same order if there are several.
+    person : str
+        Whose layers to use; a stranger gets the mean person's.
+    gallery : ndarray, (m, d), float32
+        Raw image embeddings.
+    counts : iterable of int
+        Presentations per average; each presentation is in one average only.
+    combinations, kinds
+        See `alignment.person_answers.answer`.
+    windows : sequence of (float, float)
+        For single presentations and the largest averages.
+    seed : int
+        Of noise and surrogates.
 
     Returns
     -------
-    list of ConfidenceFigures
-        With surrogates of the test recordings whose phases are random: the same for all channels, or one by one.
+    dict of str to dict of int to PersonAnswers
+
+    Raises
+    ------
+    ValueError
+        If epochs are averages already, or the parts show other pictures.
     """
-    found = []
-    for count in sorted({1, plan.n_repetitions}):
-        averaged = {person: _averaged(parts, count) for person, parts in recordings.items()}
-        null = {
-            f"phases random, {kind}": np.concatenate(
-                [similarity([_turned(part, plan.seed, shared) for part in parts]) for parts in averaged.values()]
-            )
-            for kind, shared in (("the same for all channels", True), ("channel by channel", False))
-        }
-        sides = [
-            _scored(validation_similarity, {one: _averaged(parts, count) for one, parts in validation.items()},
-                    validation_plan, count),
-            _scored(similarity, averaged, plan, count),
-        ]  # fmt: skip
-        found.append(confidence_figures(sides[0], sides[1], null, seed=plan.seed))
+    first = next(iter(parts.values()))
+    if any(part.stimulus != first.stimulus for part in parts.values()):
+        raise ValueError(f"{person}: recordings of {sorted(parts)} show other pictures; give the same presentations")
+    most = int(np.unique(np.asarray(first.stimulus), return_counts=True)[1].max())
+    chosen = sorted({n for n in counts if n <= most})
+    found: Answers = {}
+    for n in chosen:
+        averaged = {name: average_blocks(part, n) for name, part in parts.items()}
+        shown = next(iter(averaged.values())).stimulus
+        one = answer(
+            model, recording_inputs(model, averaged, seed), shown, model.person_index(person), gallery, combinations,
+            kinds=kinds, windows=windows if n in (1, chosen[-1]) else (),
+        )  # fmt: skip
+        for key, answers in one.items():
+            found.setdefault(key, {})[n] = answers
     return found
 
 
-def _averaged(parts: Sequence[SignalEpochs], count: int) -> list[SignalEpochs]:
-    return [average_blocks(part, count) for part in parts]
-
-
-def _answers(
-    similarity: Similarity, parts: Sequence[SignalEpochs], plan: EvaluationPlan, count: int
-) -> RetrievalAnswers:
-    noise = [surrogates(part, "white", plan.seed + index) for index, part in enumerate(parts)]
-    target = np.array([plan.columns[one] for one in parts[0].stimulus], dtype=np.int64)
-    return RetrievalAnswers(
-        similarity(parts), similarity(noise), target, count, plan.split, plan.selection_split
-    )
-
-
-def _joined(answers: Any, group: Mapping[str, str]) -> RetrievalAnswers:
-    parts: list[RetrievalAnswers] = list(answers)
-    return replace(
-        parts[0],
-        similarity=np.concatenate([one.similarity for one in parts]),
-        noise_similarity=np.concatenate([one.noise_similarity for one in parts]),
-        target=np.concatenate([one.target for one in parts]),
-        group=group,
-    )
-
-
-def _window_figures(
-    similarity: Similarity,
-    averaged: Recordings,
-    answers: Mapping[str, RetrievalAnswers],
-    plan: EvaluationPlan,
-    count: int,
-) -> list[Figure]:
-    found = []
-    for start, stop in plan.windows:
-        group = {"modality": plan.modalities, "window": f"{start:g} to {stop:g} s"}
-        parts = [
-            replace(answers[person], similarity=similarity([keep_window(part, start, stop) for part in recordings]))
-            for person, recordings in averaged.items()
-        ]
-        found += retrieval_figures(_joined(parts, group), gallery_sizes=(), metrics=MAIN_METRICS, seed=plan.seed)
+def collected(people: Mapping[str, Answers]) -> dict[str, dict[int, dict[str, PersonAnswers]]]:
+    """Turn people's answers around: combination -> number averaged -> person -> answers."""
+    found: dict[str, dict[int, dict[str, PersonAnswers]]] = {}
+    for person, answers in people.items():
+        for key, by_count in answers.items():
+            for n, one in by_count.items():
+                found.setdefault(key, {}).setdefault(n, {})[person] = one
     return found
-
-
-def _scored(similarity: Similarity, averaged: Recordings, plan: EvaluationPlan, count: int) -> ScoredAnswers:
-    stimulus = tuple(one for parts in averaged.values() for one in parts[0].stimulus)
-    return ScoredAnswers(
-        similarity=np.concatenate([similarity(parts) for parts in averaged.values()]),
-        target=np.array([plan.columns[one] for one in stimulus], dtype=np.int64),
-        image=stimulus, n_averaged=count, split=plan.split, group={"modality": plan.modalities},
-    )  # fmt: skip
-
-
-def _turned(part: SignalEpochs, seed: int, shared: bool) -> SignalEpochs:
-    turned = phase_randomised(part.data, np.random.default_rng([seed, 7]), shared=shared)
-    return replace(part, data=turned.astype(np.float32))

@@ -49,7 +49,7 @@ def main() -> None:
     if arguments.out:
         report = EvaluationReport(
             title="Real recordings of public data sets", data="see each figure's data set", simulated=False,
-            figures=tuple(figures + embedding_figures), confidence=(), notes=tuple(notes),
+            figures=tuple(figures + embedding_figures), confidence=(), adapted=(), notes=tuple(notes),
             single_trial_missing="THINGS-EEG1 and THINGS-EEG2 were published as averages",
         )  # fmt: skip
         report.write(arguments.out)

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,21 @@ def add_data_commands(add: AddCommand) -> None:
     calibrate.add_argument("--out", type=Path, required=True, metavar="DIR", help="not inside a bundle")
 
 
-def evaluate_run(run_dir: Path, *, seed: int, as_json: bool) -> int:
+def evaluate_run(run_dir: Path, *, also: Sequence[str], seed: int, as_json: bool) -> int:
     """Score a run on recorded test pictures; writes ``report.json`` and ``report.html`` into its folder."""
     import yaml
 
-    from alignment.recorded_evaluation import evaluate_recorded, summary_lines
+    from alignment.recorded_evaluation import evaluate_recorded
     from alignment.report_page import write_page
+    from alignment.report_summary import summary_lines
     from alignment.train_config import TrainConfig
 
     settings = yaml.safe_load((run_dir / "config.yaml").read_text())
     if settings.get("data", {}).get("name") == "recorded":
         settings.pop("simulation", None)  # written with its defaults, without effect
-    report = evaluate_recorded(TrainConfig.model_validate(settings), run_dir / "brain", seed=seed)
+    report = evaluate_recorded(
+        TrainConfig.model_validate(settings), run_dir / "brain", also=also, seed=seed, progress=True
+    )
     folder = run_dir / "evaluation"
     folder.mkdir(exist_ok=True)
     report.write(folder / "report.json")

@@ -1,15 +1,19 @@
 """A bundle's scores: those in its manifest, the same measured on fresh simulated recordings, and a whole report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from alignment.answer_figures import FigurePlan, Gallery, answer_confidence, answer_figures
 from alignment.evaluation_report import ConfidenceFigures, EvaluationReport, Figure
+from alignment.person_answers import KINDS, RECORDING, WINDOW_NOTE, PersonAnswers
+from alignment.repetitions import repetition_counts
 from alignment.report_page import write_page
-from alignment.signal_evaluation import EvaluationPlan, Similarity, signal_confidence, signal_figures
-from encoders.epochs import SignalEpochs
+from alignment.signal_evaluation import Answers, answers_by_count, collected
 from generation.bundle import Bundle
 from generation.demo_scores import N_REPETITIONS, interval, score_bundle
 from generation.pipeline import ReconstructionPipeline
@@ -17,6 +21,9 @@ from generation.scene_judge import SceneJudge
 from serving.simulated import TARGETS, recorder_of
 
 JUDGE = "judge.safetensors"
+TEST, VALIDATION = "test picture", "validation picture"
+SIDES = {TEST: 3000, VALIDATION: 4000}
+"""Which pictures were shown, and the first seed of their recordings."""
 WINDOWS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.6))
 
 
@@ -61,7 +68,9 @@ def measured_scores(bundle_folder: Path, data: Path, *, seed: int, pictures: boo
     return scores
 
 
-def write_report(bundle_folder: Path, data: Path, out: Path, *, n_repetitions: int, seed: int) -> EvaluationReport:
+def write_report(
+    bundle_folder: Path, data: Path, out: Path, *, n_repetitions: int, seed: int, n_threads: int = 2
+) -> EvaluationReport:
     """Show the gallery to every simulated person and write ``report.json`` and ``report.html``.
 
     Parameters
@@ -74,6 +83,8 @@ def write_report(bundle_folder: Path, data: Path, out: Path, *, n_repetitions: i
         Presentations of each picture; figures are given for 1, 2, 4, ... of them averaged.
     seed : int
         Of the recordings' noise.
+    n_threads : int
+        People worked on at once.
 
     Returns
     -------
@@ -93,51 +104,63 @@ def write_report(bundle_folder: Path, data: Path, out: Path, *, n_repetitions: i
             f"{data / TARGETS} has {len(others)} validation pictures, expected at least the gallery's "
             f"{len(gallery.names)}; calibrate with as many to choose from"
         )
-    figures: list[Figure] = []
-    confidence: list[ConfidenceFigures] = []
-    for names in recorder.combinations:
-        sides = []
-        for embeds, prefix, offset in ((gallery.image_embeds, "test", 3000), (others, "validation", 4000)):
-            ids = [f"{prefix} picture {row}" for row in range(len(embeds))]
-            recordings = {
-                person: [
-                    recorder.simulator.record(
-                        embeds, modality=name, layout=recorder.layouts[name], subject=index,
-                        n_repetitions=n_repetitions, seed=offset + seed, stimulus=ids,
-                    )
-                    for name in names
-                ]
-                for index, person in enumerate(brain.subjects)
-            }  # fmt: skip
-            plan = EvaluationPlan(
-                columns={one: row for row, one in enumerate(ids)}, n_repetitions=n_repetitions, windows=WINDOWS,
-                split=f"{prefix} pictures", selection_split="validation pictures of the training",
-                modalities="+".join(names), seed=seed,
-            )  # fmt: skip
-            sides.append((_similarity_to(brain, embeds), recordings, plan))
-        (similarity, recordings, plan), (other_similarity, other_recordings, other_plan) = sides
-        figures += signal_figures(similarity, recordings, plan)
-        confidence += signal_confidence(similarity, recordings, other_similarity, other_recordings, plan, other_plan)
-    report = EvaluationReport(
-        title=f"Evaluation of bundle {bundle.manifest.id[:12]} on simulated recordings",
-        data=f"{bundle.manifest.data_statement} Recordings of this report: simulated people of the bundle's training.",
-        simulated=True, figures=tuple(figures), confidence=tuple(confidence), single_trial_missing="",
-        notes=(
-            "People were known to the training, pictures and their concepts were not.",
-            "Time windows: the signal outside is set to its level before onset; the decoder knows whole epochs only.",
-        ),
-    )  # fmt: skip
+    asked = [(side, index) for index in range(len(brain.subjects)) for side in SIDES]
+    shown = {TEST: gallery.image_embeds, VALIDATION: others}
+
+    def answers(who: tuple[str, int]) -> Answers:
+        side, index = who
+        ids = [f"{side} {row}" for row in range(len(shown[side]))]
+        parts = {
+            name: recorder.simulator.record(
+                shown[side], modality=name, layout=layout, subject=index, n_repetitions=n_repetitions,
+                seed=SIDES[side] + seed, stimulus=ids,
+            )
+            for name, layout in recorder.layouts.items()
+        }  # fmt: skip
+        return answers_by_count(
+            brain, parts, brain.subjects[index], shown[side], repetition_counts(n_repetitions), recorder.combinations,
+            kinds=KINDS if side == TEST else (RECORDING,), windows=WINDOWS if side == TEST else (), seed=seed,
+        )  # fmt: skip
+
+    found: dict[str, dict[str, Answers]] = {side: {} for side in SIDES}
+    with ThreadPoolExecutor(n_threads) as pool:
+        done = tqdm(pool.map(answers, asked), total=len(asked), desc="decode people", mininterval=1.0)
+        for (side, index), one in zip(asked, done, strict=True):
+            found[side][brain.subjects[index]] = one
+    report = _report(bundle.manifest, {side: collected(people) for side, people in found.items()}, seed)
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.json")
     write_page(report, out / "report.html")
     return report
 
 
-def _similarity_to(brain: Any, image_embeds: Any) -> Similarity:
-    def similarity(parts: Sequence[SignalEpochs]) -> Any:
-        return brain.similarity(brain.embed(parts).brain_embeds, image_embeds)
+def _report(
+    manifest: Any, found: Mapping[str, Mapping[str, Mapping[int, Mapping[str, PersonAnswers]]]], seed: int
+) -> EvaluationReport:
+    """Turn the answers of both sides, by combination of modalities, into a report."""
+    figures: list[Figure] = []
+    confidence: list[ConfidenceFigures] = []
+    for key, test in tqdm(found[TEST].items(), desc="score combinations of modalities"):
+        galleries = {side: _gallery(next(iter(by_key[key][1].values())).images) for side, by_key in found.items()}
+        plan = FigurePlan(galleries[TEST], f"{TEST}s", f"{VALIDATION}s", {"modality": key}, seed=seed)
+        figures += answer_figures(test, plan)
+        confidence += answer_confidence(test, found[VALIDATION][key], galleries[VALIDATION], plan)
+    return EvaluationReport(
+        title=f"Evaluation of bundle {manifest.id[:12]} on simulated recordings",
+        data=f"{manifest.data_statement} Recordings of this report: simulated people of the bundle's training.",
+        simulated=True, figures=tuple(figures), confidence=tuple(confidence), adapted=(), single_trial_missing="",
+        notes=(
+            "People were known to the training, pictures and their concepts were not.",
+            "Modalities joined by + were recorded from the same simulated person at the same presentation.",
+            WINDOW_NOTE,
+        ),
+    )  # fmt: skip
 
-    return similarity
+
+def _gallery(images: Sequence[str]) -> Gallery:
+    """Make a gallery of the pictures that were shown, in their order, each of a concept of its own."""
+    names = tuple(dict.fromkeys(images))
+    return Gallery(names, names)
 
 
 def score_table(stored: dict[str, Any]) -> list[str]:

@@ -75,13 +75,23 @@ def test_a_validation_set_without_mistakes_does_not_make_certain() -> None:
     assert 0.9 < curve.confidence(np.eye(200)).mean() < 1.0 and np.isfinite([curve.slope, curve.offset]).all()
 
 
+def test_answers_keep_their_order_though_validation_has_no_mistake() -> None:
+    noise = np.random.default_rng(0).standard_normal((200, 200))
+    strong = replace(answers("val", 200), similarity=0.03 * (noise + 9 * np.eye(200)))
+    assert (own_ranks(strong.similarity, strong.target) <= 1).all()
+    curve = fit_answer_calibration(strong)
+    assert curve.slope > 0 and surrogate_auroc(curve, strong.similarity, 0.03 * noise[::-1]) > 0.95
+
+
 def test_overlaps_and_unlike_sides_are_refused() -> None:
     validation, test = answers("val", 400), answers("test", 400, seed=1)
     shared = replace(test, image=(validation.image[7], *test.image[1:]))
     with pytest.raises(ValueError, match="1 pictures are in validation and test.*val_7"):
         confidence_figures(validation, shared, {})
-    with pytest.raises(ValueError, match="as many as are measured"):
-        confidence_figures(validation, replace(test, n_averaged=4), {})
+    with pytest.raises(ValueError, match="believed too much"):
+        confidence_figures(replace(validation, n_averaged=4), test, {})
+    found = confidence_figures(validation, replace(test, n_averaged=4), {})
+    assert (found.calibration_n_averaged, found.n_averaged) == (1, 4)
     with pytest.raises(ValueError, match="calibrate for this gallery"):
         confidence_figures(validation, answers("test", 400, m=100), {})
     with pytest.raises(ValueError, match="one id"):

@@ -6,10 +6,12 @@ from sklearn.calibration import calibration_curve
 
 from alignment.calibration_scores import (
     COVERAGES,
+    calibration_error_interval,
     expected_calibration_error,
     reliability_table,
     selective_accuracy,
 )
+from alignment.resampling import bootstrap_score
 
 
 def honest(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +25,16 @@ def test_honest_confidence_has_no_error_and_vain_confidence_has_its_excess() -> 
     assert expected_calibration_error(confidence, correct) < 0.03
     assert expected_calibration_error(np.full(1000, 0.9), np.arange(1000) % 2 == 0) == pytest.approx(0.4)
     assert expected_calibration_error(np.ones(4), np.ones(4, bool)) == 0.0
+
+
+def test_the_interval_of_the_error_is_that_of_drawn_answers() -> None:
+    confidence, correct = honest(300)
+    groups = np.arange(300) // 3
+    found = calibration_error_interval(confidence, correct, groups, n_bootstrap=400)
+    slow = bootstrap_score(lambda rows: expected_calibration_error(confidence[rows], correct[rows]), groups, 400)
+    assert found == pytest.approx(slow)
+    low, high = calibration_error_interval(np.full(1000, 0.9), np.arange(1000) % 2 == 0, np.arange(1000))
+    assert low < 0.4 < high < 0.45
 
 
 def test_the_table_is_scikit_learns() -> None:

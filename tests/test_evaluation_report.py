@@ -26,7 +26,7 @@ WHOLE: dict[str, Any] = {
 def report(*figures: Figure, **changes: Any) -> EvaluationReport:
     values = {
         "title": "a bundle", "data": "simulated people", "simulated": True, "figures": figures, "confidence": (),
-        "single_trial_missing": "", "notes": (),
+        "adapted": (), "single_trial_missing": "", "notes": (),
     }  # fmt: skip
     return EvaluationReport(**(values | changes))
 
@@ -76,7 +76,8 @@ def test_simulated_data_are_called_simulated() -> None:
 
 def test_confidence_is_measured_apart_from_its_calibration() -> None:
     values: dict[str, Any] = {
-        "calibration_split": "val", "split": "test", "n_calibration": 10, "n": 10, "n_averaged": 1, "gallery_size": 200,
+        "calibration_split": "val", "split": "test", "n_calibration": 10,
+        "calibration_n_averaged": 1, "n": 10, "n_averaged": 1, "gallery_size": 200,
         "accuracy": 0.4, "mean_confidence": 0.4, "expected_calibration_error": 0.02, "interval": (0.01, 0.05),
         "bins": (ReliabilityBin(low=0, high=1, n=10, mean_confidence=0.4, accuracy=0.4),), "coverage": (0.5, 1.0),
         "selective_accuracy": (0.6, 0.4), "accuracy_at_half": 0.6, "gain_at_half": 1.5, "surrogate_auroc": {},

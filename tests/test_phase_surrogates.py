@@ -22,9 +22,11 @@ def cross_spectrum(data: np.ndarray) -> np.ndarray:
 def test_spectrum_mean_and_variance_of_each_channel_stay(n_times: int, shared: bool) -> None:
     data = epochs(n_times)
     changed = phase_randomised(data, np.random.default_rng(1), shared=shared)
-    assert np.allclose(np.abs(np.fft.rfft(changed, axis=2)), np.abs(np.fft.rfft(data, axis=2)))
-    assert np.allclose(changed.mean(axis=2), data.mean(axis=2)) and np.allclose(changed.var(axis=2), data.var(axis=2))
-    assert changed.shape == data.shape and np.isrealobj(changed)
+    truth = np.abs(np.fft.rfft(data, axis=2))
+    assert np.allclose(np.abs(np.fft.rfft(changed, axis=2)), truth, atol=1e-5 * truth.max(), rtol=1e-4)
+    assert np.allclose(changed.mean(axis=2), data.mean(axis=2), atol=1e-5)
+    assert np.allclose(changed.var(axis=2), data.var(axis=2), rtol=1e-4)
+    assert changed.shape == data.shape and changed.dtype == np.float32
 
 
 @pytest.mark.parametrize("n_times", [64, 65])
@@ -33,8 +35,8 @@ def test_only_shared_phases_keep_cross_spectra_and_covariance(n_times: int) -> N
     together = phase_randomised(data, np.random.default_rng(1), shared=True)
     apart = phase_randomised(data, np.random.default_rng(1), shared=False)
     truth = cross_spectrum(data)
-    assert np.allclose(cross_spectrum(together), truth)
-    assert np.allclose(np.cov(together[0]), np.cov(data[0]))
+    assert np.allclose(cross_spectrum(together), truth, atol=1e-5 * np.abs(truth).max(), rtol=1e-4)
+    assert np.allclose(np.cov(together[0]), np.cov(data[0]), rtol=1e-3)
     off = ~np.eye(4, dtype=bool)
     distance = np.abs(cross_spectrum(apart) - truth)[:, off, 1:].sum() / np.abs(truth)[:, off, 1:].sum()
     assert distance > 0.5

@@ -1,11 +1,11 @@
-"""Averages use each presentation once, and a window keeps what lies inside it."""
+"""Averages use each presentation once."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alignment.repetitions import average_blocks, keep_window, repetition_counts
+from alignment.repetitions import average_blocks, repetition_counts
 from encoders.epochs import SignalEpochs
 
 
@@ -41,15 +41,3 @@ def test_averages_of_averages_and_too_many_are_refused() -> None:
         average_blocks(epochs().average_repetitions(), 1)
     with pytest.raises(ValueError, match="before averaging"):
         average_blocks(replace(epochs(), stimulus=("",) * 10), 1)
-
-
-def test_a_window_keeps_the_inside_and_levels_the_rest() -> None:
-    whole = epochs()
-    found = keep_window(whole, 0.1, 0.2)
-    assert np.array_equal(found.data[..., 20:30], whole.data[..., 20:30])
-    level = whole.data[..., :10].mean(axis=2, keepdims=True)
-    assert np.allclose(np.delete(found.data, np.s_[20:30], axis=2), level, atol=1e-6)
-    with pytest.raises(ValueError, match="expected some in each"):
-        keep_window(whole, 0.7, 0.8)
-    with pytest.raises(ValueError, match="expected some in each"):
-        keep_window(replace(whole, tmin=0.0), 0.1, 0.2)

@@ -47,7 +47,7 @@ def report() -> EvaluationReport:
     confidence = confidence_figures(sides[0], sides[1], {"white": answers(0, {}).similarity}, n_bootstrap=50)
     return EvaluationReport(
         title="Bundle <b>&co</b>", data="simulated people", simulated=True, figures=tuple(figures),
-        confidence=(confidence,), single_trial_missing="", notes=("chosen in advance",),
+        confidence=(confidence,), adapted=(), single_trial_missing="", notes=("chosen in advance",),
     )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from alignment.resampling import bootstrap_means, bootstrap_score, image_permutation_p
+from alignment import resampling
+from alignment.resampling import bootstrap_means, bootstrap_median, bootstrap_score, image_permutation_p
 
 
 def test_intervals_of_means_and_of_scores_agree_and_have_the_textbook_width() -> None:
@@ -19,6 +20,35 @@ def test_copies_of_a_row_do_not_narrow_the_interval() -> None:
     values, group = np.random.default_rng(1).standard_normal((50, 1)), np.arange(50)
     repeated = bootstrap_means(np.repeat(values, 8, axis=0), np.repeat(group, 8))[0]
     assert repeated == pytest.approx(bootstrap_means(values, group)[0])
+
+
+def test_the_interval_of_a_median_is_that_of_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(4)
+    values, groups = np.round(generator.standard_normal(90), 1), generator.integers(12, size=90)
+    slow = bootstrap_score(lambda rows: float(np.median(values[rows])), groups, 300)
+    assert bootstrap_median(values, groups, 300) == pytest.approx(slow)
+    monkeypatch.setattr(resampling, "CELLS", 200)  # two draws at once
+    assert bootstrap_median(values, groups, 300) == pytest.approx(slow)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_permutations_made_together_are_those_made_one_by_one(
+    statistic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(5)
+    target = generator.integers(1, 14, size=60)  # column 0 has no rows
+    credit = generator.integers(0, 4, (60, 14)).astype(float)
+    credit[np.arange(60), target] += 0.2
+    score = {"mean": np.mean, "median": np.median}[statistic]
+    shown, row_of = np.unique(target, return_inverse=True)
+    order = np.random.default_rng(0)
+    observed, n_as_good = score(credit[np.arange(60), target]), 0
+    for _ in range(1000):
+        drawn = score(credit[np.arange(60), shown[order.permutation(len(shown))][row_of]])
+        n_as_good += drawn >= observed - 1e-9
+    monkeypatch.setattr(resampling, "CELLS", 500)
+    found = image_permutation_p(credit, target, statistic=statistic)  # type: ignore[arg-type]
+    assert found == (1 + n_as_good) / 1001
 
 
 def test_permutation_p_is_uniform_for_noise_though_rows_of_a_picture_agree() -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from alignment.evaluation_report import Figure
 from alignment.retrieval import report_similarity
-from alignment.retrieval_figures import RetrievalAnswers, all_ranks, retrieval_figures
-from alignment.retrieval_metrics import one_to_one_accuracy
+from alignment.retrieval_figures import RetrievalAnswers, retrieval_figures
+from alignment.retrieval_metrics import gallery_ranks, one_to_one_accuracy
 
 
 def answers(signal: float, n: int = 120, m: int = 60, seed: int = 0, **changes: object) -> RetrievalAnswers:
@@ -62,7 +62,7 @@ def test_top_1_is_greedy_whatever_matching_would_give() -> None:
 
 
 def test_ranks_share_ties() -> None:
-    assert all_ranks(np.array([[3.0, 1.0, 3.0, 2.0]])).tolist() == [[1.5, 4.0, 1.5, 3.0]]
+    assert gallery_ranks(np.array([[3.0, 1.0, 3.0, 2.0]])).ranks.tolist() == [[1.5, 4.0, 1.5, 3.0]]
 
 
 def test_noise_of_another_gallery_is_refused() -> None:
