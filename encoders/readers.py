@@ -19,9 +19,11 @@ import mne
 
 from encoders.companion_input import read_brainvision, read_eeglab
 from encoders.cutting import cut_epochs
+from encoders.edf_header import check_edf
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.fif_input import FIF_MAGIC, read_fif
-from encoders.zip_input import MAX_UNPACKED_BYTES, unpack
+from encoders.recording_bounds import check_bounds, check_rate
+from encoders.zip_input import MAX_RATIO, MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES, unpack
 
 _HEAD_BYTES = 4096
 _DUPLICATES = re.compile(r"Channel names are not unique, found duplicates for: (\{.*?\})")
@@ -82,7 +84,9 @@ def read_epochs(
             raise EpochsMismatch(f"the file is {file_format.name}, which is not supported; {file_format.advice}")
         try:
             staged = _staged(main, Path(folder), file_format.suffix)
-            return _read(staged, file_format, onsets, (tmin, tmax), (l_freq, h_freq))
+            epochs = _read(staged, file_format, onsets, (tmin, tmax), (l_freq, h_freq))
+            check_bounds(epochs)
+            return epochs
         except EpochsMismatch:
             raise
         except Exception as error:
@@ -107,6 +111,7 @@ def _read(
             if duplicates:
                 raise EpochsMismatch(f"channel names {duplicates.group(1)} appear more than once; rename them")
         if not isinstance(recording, SignalEpochs):
+            check_rate(float(recording.info["sfreq"]))
             return cut_epochs(recording, onsets, *limits, *band)
     if onsets is not None:
         raise EpochsMismatch(f"onsets were given, but the {file_format.name} file is already cut; leave onsets out")
@@ -146,12 +151,13 @@ def _is_npz(path: Path) -> bool:
 
 def _gunzip(path: Path, target: Path) -> Path:
     written = 0
+    limit = min(MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES + MAX_RATIO * path.stat().st_size)
     try:
         with gzip.open(path) as source, target.open("xb") as sink:
             while chunk := source.read(1024**2):
                 written += len(chunk)
-                if written > MAX_UNPACKED_BYTES:
-                    raise EpochsMismatch(f"the gzip unpacks to more than {MAX_UNPACKED_BYTES} bytes; cut epochs")
+                if written > limit:
+                    raise EpochsMismatch(f"the gzip unpacks to more than {limit} bytes; send the recording itself")
                 sink.write(chunk)
     except (OSError, EOFError, zlib.error) as error:
         raise EpochsMismatch("the gzip is damaged or cut short; copy it again") from error
@@ -190,10 +196,12 @@ def _staged(path: Path, folder: Path, suffix: str) -> Path:
 
 
 def _read_edf(path: Path) -> "mne.io.BaseRaw":
+    check_edf(path, 2)
     return mne.io.read_raw_edf(path, infer_types=True, verbose="warning")
 
 
 def _read_bdf(path: Path) -> "mne.io.BaseRaw":
+    check_edf(path, 3)
     return mne.io.read_raw_bdf(path, infer_types=True, verbose="warning")
 
 
