@@ -78,6 +78,11 @@ class Sandbox:
         self._server: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
 
+    @property
+    def reader_pid(self) -> int:
+        """Process id of the reader, 0 before it was started; another one means that it was lost and replaced."""
+        return 0 if self._server is None else self._server.pid
+
     async def start(self) -> None:
         """Start the reader and wait until it has imported everything.
 
