@@ -88,7 +88,7 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutants(samples: dict[str, bytes], parts: dict[str, bytes], n: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield format and bytes of ``n`` mutants; the parts of a BrainVision zip are changed one at a time, or the zip is."""
+    """Yield format and bytes of ``n`` mutants; of a BrainVision zip mostly one part is changed."""
     for index in range(n):
         rng = random.Random(f"{seed}-{index}")
         name = FORMATS[index % len(FORMATS)]
@@ -159,7 +159,7 @@ def _post(client: httpx.Client, content: bytes) -> tuple[int, float]:
 def table(tallies: dict[str, Tally]) -> str:
     """Return the Markdown table of a run."""
     rows = [
-        f"| {name} | {tally.statuses.total()} | {tally.statuses[200]} | {tally.statuses.total() - tally.statuses[200]} | "
+        f"| {name} | {(n := tally.statuses.total())} | {tally.statuses[200]} | {n - tally.statuses[200]} | "
         f"{tally.slowest_s:.1f} | {len(tally.broken)} |"
         for name, tally in sorted(tallies.items())
     ]

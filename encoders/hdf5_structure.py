@@ -17,6 +17,7 @@ MAX_OBJECTS = 100_000
 MAX_DEPTH = 24
 MAX_EXPANDED = 1_000_000
 MAX_STORED_BYTES = 1 << 30
+MAX_RATIO = 200
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _AWAY = "the HDF5 file takes data from elsewhere ({}); save one file that holds everything"
 
@@ -94,7 +95,7 @@ class _Walk:
         n_bytes = math.prod(data.shape or (0,)) * data.dtype.itemsize
         self._n_bytes += n_bytes
         stored = data.id.get_storage_size()
-        if self._n_bytes > MAX_STORED_BYTES or n_bytes > 2000 * stored + (1 << 24):
+        if self._n_bytes > MAX_STORED_BYTES or n_bytes > MAX_RATIO * stored + (1 << 24):
             raise EpochsMismatch("the HDF5 file announces far more data than it stores; cut the recording shorter")
         if data.dtype.kind == "O":
             if h5py.check_ref_dtype(data.dtype) is not h5py.Reference:

@@ -14,6 +14,7 @@ from encoders.epochs import EpochsMismatch
 MAX_ELEMENTS = 400_000
 MAX_DEPTH = 24
 MAX_INFLATED_BYTES = 1 << 30
+MAX_RATIO = 200
 _MATRIX, _COMPRESSED = 14, 15
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE, _FUNCTION, _OPAQUE = 1, 2, 3, 4, 5, 16, 17
@@ -63,7 +64,7 @@ class _Walk:
             inflated = worker.decompress(packed, left + 1)
         except zlib.error as error:
             raise EpochsMismatch(_DAMAGED) from error
-        if len(inflated) > left or len(inflated) > 2000 * len(packed) + (1 << 24):
+        if len(inflated) > left or len(inflated) > MAX_RATIO * len(packed) + (1 << 24):
             raise EpochsMismatch("the MATLAB file unpacks to far more than its size; save it without compression")
         if not worker.eof:
             raise EpochsMismatch(_DAMAGED)

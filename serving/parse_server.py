@@ -25,7 +25,8 @@ import mne
 import numpy as np
 
 from encoders.epochs import SignalEpochs
-from encoders.readers import FORMATS, read_epochs
+from encoders.formats import FORMATS
+from encoders.readers import read_epochs
 from serving.landlock import landlock_version
 from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, serve_upload
 from serving.settings import ParseLimits

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from encoders.readers import FORMATS, read_epochs
+from encoders.formats import FORMATS
+from encoders.readers import read_epochs
 
 SFREQ, ONSETS = 200.0, (2.0, 3.5, 5.0)
 NAMES = ("Fp1", "Cz", "Pz", "O1")
