@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo soak-train test test-all lint types bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train test test-all test-faults fuzz lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,14 @@ demo: $(STAMP)  ## decode simulated recordings with the shipped bundle -> out/de
 
 test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)  ## the fault, fuzz and load tests
+	$(BIN)/python -m pytest -m faults
+
+N ?= 2000
+SEED ?= 0
+fuzz: $(STAMP)  ## N mutants of recordings in six formats through HTTP (make fuzz N=100000)
+	$(BIN)/python benchmarks/fuzz_uploads.py --mutants $(N) --seed $(SEED)
 
 test-all: $(STAMP)  ## slow tests too; those that need a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "not network"

@@ -1,56 +1,88 @@
 """Recordings whose header names a second file: BrainVision and EEGLAB.
 
-A header can name any file of the machine, so a companion must be a plain name beside the header.
+Structure is checked first (`encoders.brainvision_header`, `encoders.matlab_structure`, `encoders.hdf5_structure`): a
+header can name any file of the machine.
 """
 
-import re
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
 import pymatreader
 
+from encoders.brainvision_header import check_brainvision, check_companion
 from encoders.epochs import EpochsMismatch, SignalEpochs
-
-
-def _check_companion(path: Path, name: str, role: str) -> None:
-    """Refuse a companion that does not lie beside ``path`` under a plain name: headers may name any file."""
-    if not name or name in (".", "..") or re.search(r"[/\\\x00]|^[A-Za-z]:", name):
-        raise EpochsMismatch(f"the header names a {role} in another folder; write a plain file name into the header")
-    if not (path.parent / name).is_file():
-        raise EpochsMismatch(f"the {role} {name!r} is missing; send a zip with all files of the recording")
+from encoders.hdf5_structure import check_hdf5
+from encoders.matlab_structure import check_matlab5
+from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 
 def read_brainvision(path: Path) -> "mne.io.BaseRaw":
     """Read a BrainVision header with the data and marker files that it names."""
-    content = path.read_bytes()
-    try:
-        header = content.decode("utf-8")
-    except UnicodeDecodeError:
-        header = content.decode("latin-1")
-    for key, role in (("DataFile", "data file"), ("MarkerFile", "marker file")):
-        names = re.findall(rf"(?mi)^\s*{key}\s*[=:]\s*(.*?)\s*$", header)
-        if not names and key == "DataFile":
-            raise EpochsMismatch("the BrainVision header names no data file; export the recording again")
-        for name in names:
-            _check_companion(path, name.replace("$b", path.stem), role)
+    check_brainvision(path)
     return mne.io.read_raw_brainvision(path, verbose="warning")
 
 
 def read_eeglab(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
     """Read an EEGLAB data set, with its ``.fdt`` if the samples are there; epochs are named by their locking event."""
-    content = pymatreader.read_mat(str(path), variable_names=["EEG", "data", "trials", "nbchan", "epoch"])
+    with path.open("rb") as file:
+        head = file.read(10)
+    if head == b"MATLAB 5.0":
+        check_matlab5(path)
+    else:
+        check_hdf5(path)
+    wanted = ["EEG", "data", "trials", "nbchan", "pnts", "srate", "epoch"]
+    content = pymatreader.read_mat(str(path), variable_names=wanted)
     eeg = content.get("EEG", content)
     eeg = eeg.get("EEG", eeg) if isinstance(eeg, dict) else eeg
     if not isinstance(eeg, dict) or "nbchan" not in eeg or "data" not in eeg:
         raise EpochsMismatch("the MATLAB file holds no EEG structure of EEGLAB; save one dataset with pop_saveset")
-    if isinstance(eeg["data"], str):
-        _check_companion(path, eeg["data"], "data file")
-    if int(eeg.get("trials", 1)) > 1:
+    n_trials = _check_counts(path, eeg)
+    if n_trials > 1:
         epochs = SignalEpochs.from_mne(mne.read_epochs_eeglab(path, verbose="warning"))
         return replace(epochs, stimulus=_locking_events(eeg.get("epoch"), epochs.n_epochs) or epochs.stimulus)
     return mne.io.read_raw_eeglab(path, verbose="warning")
+
+
+def _check_counts(path: Path, eeg: dict[str, Any]) -> int:
+    """Compare what the structure announces with itself and with its data file; return the number of trials."""
+    counts = [_count(eeg.get(name, 1), name) for name in ("nbchan", "pnts", "trials")]
+    if counts[0] > MAX_CHANNELS:
+        raise EpochsMismatch(f"the data set announces {counts[0]} channels, at most {MAX_CHANNELS} are read")
+    check_rate(float(_scalar(eeg.get("srate"), "srate")))
+    if isinstance(eeg["data"], str):
+        expected = 4 * math.prod(counts)
+        n_bytes = check_companion(path, eeg["data"], "data file").stat().st_size
+        if n_bytes != expected:
+            raise EpochsMismatch(
+                f"the data file has {n_bytes} bytes, expected {expected} for {counts[0]} channels, {counts[1]} samples "
+                f"and {counts[2]} trials; send the file that belongs to the .set"
+            )
+    elif np.size(eeg["data"]) != math.prod(counts):
+        raise EpochsMismatch(
+            f"the data set holds {np.size(eeg['data'])} values, expected {math.prod(counts)} for {counts[0]} channels, "
+            f"{counts[1]} samples and {counts[2]} trials; save it again"
+        )
+    return counts[2]
+
+
+def _count(value: object, name: str) -> int:
+    number = float(_scalar(value, name))
+    if not number.is_integer() or not 1 <= number <= 1 << 31:
+        raise EpochsMismatch(
+            f"the data set gives {number:g} as EEG.{name}, expected a whole number; correct it"
+        )
+    return int(number)
+
+
+def _scalar(value: object, name: str) -> float:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.size != 1 or not np.isfinite(array).all():
+        raise EpochsMismatch(f"the data set gives no number as EEG.{name}; save one dataset with pop_saveset")
+    return float(array.ravel()[0])
 
 
 def _locking_events(table: object, n_epochs: int) -> tuple[str, ...]:

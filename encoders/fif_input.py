@@ -1,6 +1,5 @@
 """FIF files: find out what is inside by walking the tags, then read epochs, averages or continuous data."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +7,11 @@ import mne
 import numpy as np
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.fif_structure import blocks_of
 
 FIF_MAGIC = bytes.fromhex("000000640000001f00000014")
-_BLOCK_START, _REF_ROLE, _NEXT_FILE = 104, 115, 2
 _RAW_BLOCKS, _EVOKED, _EPOCHS = {102, 112, 119}, 104, 373
 _BLOCK_NAMES = {355: "a covariance", 351: "a source space", 352: "a forward solution", 361: "events", 374: "an ICA"}
-_MAX_TAGS = 5_000_000
 
 
 def read_fif(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
@@ -29,7 +27,7 @@ def read_fif(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
     EpochsMismatch
         If the file holds no recording, is damaged, or goes on in a second file.
     """
-    blocks = _blocks(path)
+    blocks = blocks_of(path)
     if _EPOCHS in blocks:
         return SignalEpochs.from_mne(mne.read_epochs(path, proj=False, preload=True, verbose="error"))
     if _EVOKED in blocks:
@@ -58,30 +56,3 @@ def _read_averages(path: Path) -> SignalEpochs:
         stimulus=tuple(str(average.comment or "") for average in averages),
         n_averaged=tuple(max(int(average.nave), 1) for average in averages),
     )
-
-
-def _blocks(path: Path) -> set[int]:
-    """Return the codes of all blocks in the file, having checked that every tag lies inside it."""
-    size = path.stat().st_size
-    blocks: set[int] = set()
-    with path.open("rb") as file:
-        position = 0
-        for _ in range(_MAX_TAGS):
-            file.seek(position)
-            header = file.read(16)
-            if not header:
-                return blocks
-            if len(header) < 16:
-                break
-            kind, _, length, following = struct.unpack(">4i", header)
-            if length < 0 or position + 16 + length > size:
-                break
-            value = struct.unpack(">i", file.read(4))[0] if length >= 4 and kind in (_BLOCK_START, _REF_ROLE) else None
-            if kind == _BLOCK_START and value is not None:
-                blocks.add(value)
-            if kind == _REF_ROLE and value == _NEXT_FILE:
-                raise EpochsMismatch("the recording goes on in a second FIF file; save it unsplit, or cut epochs first")
-            if following == -1:
-                return blocks
-            position = following if following > position else position + 16 + length
-    raise EpochsMismatch("the FIF file is damaged or cut short; copy it again")

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 MAX_BYTES = 2 * 1024**3
 MAX_ARRAYS = 64
+MAX_RATIO = 200
+RATIO_GRACE_BYTES = 16 * 1024**2
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -63,12 +65,19 @@ def integers(array: NDArray[Any], name: str) -> tuple[int, ...]:
 def _checked_names(archive: zipfile.ZipFile) -> list[str]:
     members = archive.infolist()
     total = sum(member.file_size for member in members)
+    packed = sum(member.compress_size for member in members)
     if len(members) > MAX_ARRAYS or total > MAX_BYTES:
         raise ValueError(
             f"the npz has {len(members)} arrays and {total} bytes, at most {MAX_ARRAYS} and {MAX_BYTES} are allowed; "
             "send fewer epochs"
         )
+    if total > RATIO_GRACE_BYTES and total > MAX_RATIO * max(packed, 1):
+        raise ValueError(f"the npz unpacks to more than {MAX_RATIO} times its size; save it with numpy.savez")
+    if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
+        raise ValueError("the npz has two arrays of one name; write it anew with numpy.savez")
     for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 0x1:
+            raise ValueError("the npz is packed in an unusual way; write it with numpy.savez or savez_compressed")
         _check_declared_size(archive, member)
     return [member.filename.removesuffix(".npy") for member in members]
 
@@ -81,5 +90,7 @@ def _check_declared_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> N
         shape, _, dtype = _HEADER_READERS[version](entry)
         if dtype.hasobject:
             raise ValueError(f"the npz array {member.filename!r} holds Python objects; save plain numbers or text")
+        if any(length < 0 for length in shape):
+            raise ValueError(f"the npz array {member.filename!r} has a negative length; write it with numpy.savez")
         if np.prod(shape, dtype=np.float64) * dtype.itemsize > member.file_size:
             raise ValueError(f"the npz array {member.filename!r} is shorter than its header says; write it anew")

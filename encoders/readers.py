@@ -1,7 +1,6 @@
 """Read a recording of any supported format as `SignalEpochs`.
 
-The format is found in the content: names and suffixes of uploads prove nothing. Formats whose readers
-are not in the table are never handed to MNE, because one of them (Neuroscan) can end the process.
+The format is found in the content (`encoders.formats`): names and suffixes of uploads prove nothing.
 Whatever goes wrong inside a reader comes out as `EpochsMismatch` with one plain sentence.
 """
 
@@ -11,31 +10,18 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import mne
-
-from encoders.companion_input import read_brainvision, read_eeglab
 from encoders.cutting import cut_epochs
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from encoders.fif_input import FIF_MAGIC, read_fif
-from encoders.zip_input import MAX_UNPACKED_BYTES, unpack
+from encoders.folder_input import folder_recording
+from encoders.formats import FORMATS, UNKNOWN, Format
+from encoders.recording_bounds import check_bounds, check_rate
+from encoders.zip_input import MAX_RATIO, MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES, unpack
 
 _HEAD_BYTES = 4096
 _DUPLICATES = re.compile(r"Channel names are not unique, found duplicates for: (\{.*?\})")
-
-
-@dataclass(frozen=True)
-class Format:
-    """One format: how its first bytes look, the suffix that MNE wants, and its reader (None: known, not supported)."""
-
-    name: str
-    magic: re.Pattern[bytes]
-    suffix: str = ""
-    read: "Callable[[Path], SignalEpochs | mne.io.BaseRaw] | None" = None
-    advice: str = ""
 
 
 def read_epochs(
@@ -52,8 +38,8 @@ def read_epochs(
     Parameters
     ----------
     path : Path
-        FIF (epochs, averages, continuous; also gzipped), EEGLAB .set, EDF, EDF+, BDF, the project's
-        .npz, or a zip of a recording with its companions (.set + .fdt, .vhdr + .vmrk + .eeg).
+        A recording in one of `encoders.formats.FORMATS`, or a zip of a recording with all of its files (.set + .fdt,
+        .vhdr + .vmrk + .eeg, the files of a .ds or .mff folder).
     onsets : sequence of float, optional
         Stimulus onsets in seconds from the start of a continuous file; default: the file's events.
     tmin, tmax : float
@@ -76,13 +62,14 @@ def read_epochs(
     if not path.is_file():
         raise EpochsMismatch("the recording is not a file; send one file, and pack formats made of several into a zip")
     with tempfile.TemporaryDirectory(prefix="phosphene-") as folder:
-        main = _main_file(path, Path(folder))
-        file_format = _format_of(main)
+        main, file_format = _main_file(path, Path(folder))
         if file_format.read is None:
             raise EpochsMismatch(f"the file is {file_format.name}, which is not supported; {file_format.advice}")
         try:
             staged = _staged(main, Path(folder), file_format.suffix)
-            return _read(staged, file_format, onsets, (tmin, tmax), (l_freq, h_freq))
+            epochs = _read(staged, file_format, onsets, (tmin, tmax), (l_freq, h_freq))
+            check_bounds(epochs)
+            return epochs
         except EpochsMismatch:
             raise
         except Exception as error:
@@ -107,28 +94,36 @@ def _read(
             if duplicates:
                 raise EpochsMismatch(f"channel names {duplicates.group(1)} appear more than once; rename them")
         if not isinstance(recording, SignalEpochs):
+            check_rate(float(recording.info["sfreq"]))
             return cut_epochs(recording, onsets, *limits, *band)
     if onsets is not None:
         raise EpochsMismatch(f"onsets were given, but the {file_format.name} file is already cut; leave onsets out")
     return recording
 
 
-def _main_file(path: Path, folder: Path) -> Path:
-    """Return the recording's main file, unpacked into ``folder`` if ``path`` is a zip or gzip."""
+def _main_file(path: Path, folder: Path) -> tuple[Path, Format]:
+    """Return the recording's main file, unpacked into ``folder`` if ``path`` is a zip or gzip, and its format."""
     with path.open("rb") as file:
         head = file.read(4)
     if head.startswith(b"\x1f\x8b"):
-        return _gunzip(path, folder / "recording.fif")
+        main = _gunzip(path, folder / "recording.fif")
+        return main, _format_of(main)
     if not head.startswith(b"PK") or _is_npz(path):
-        return path
+        return path, _format_of(path)
     files = unpack(path, folder)
     mains = [file for file in files if _is_main(file)]
+    if len(mains) > 1 and _format_of(mains[0]).suffix == ".sqd":
+        mains = [file for file in mains if "mrk" not in file.name.lower()]  # KIT writes markers in the same format
     if len(mains) > 1:
         raise EpochsMismatch(f"the zip has {len(mains)} recordings, expected one with its companions; send them apart")
-    if not mains:
+    if mains:
+        return mains[0], _format_of(mains[0])
+    found = folder_recording(files)
+    if found is None:
         known = {file.name: _format_of(file, default=True).name for file in files[:10]}
         raise EpochsMismatch(f"no file in the zip starts a supported recording (found {known}); {_expected()}")
-    return mains[0]
+    name, main = found
+    return main, next(file_format for file_format in FORMATS if file_format.name == name)
 
 
 def _is_main(path: Path) -> bool:
@@ -146,12 +141,13 @@ def _is_npz(path: Path) -> bool:
 
 def _gunzip(path: Path, target: Path) -> Path:
     written = 0
+    limit = min(MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES + MAX_RATIO * path.stat().st_size)
     try:
         with gzip.open(path) as source, target.open("xb") as sink:
             while chunk := source.read(1024**2):
                 written += len(chunk)
-                if written > MAX_UNPACKED_BYTES:
-                    raise EpochsMismatch(f"the gzip unpacks to more than {MAX_UNPACKED_BYTES} bytes; cut epochs")
+                if written > limit:
+                    raise EpochsMismatch(f"the gzip unpacks to more than {limit} bytes; send the recording itself")
                 sink.write(chunk)
     except (OSError, EOFError, zlib.error) as error:
         raise EpochsMismatch("the gzip is damaged or cut short; copy it again") from error
@@ -182,47 +178,8 @@ def _plain(error: Exception) -> str:
 
 def _staged(path: Path, folder: Path, suffix: str) -> Path:
     """Return a name for ``path`` that ends in ``suffix``: MNE's readers insist on theirs."""
-    if path.suffix.lower() == suffix:
+    if path.suffix.lower() == suffix or not suffix:
         return path
     link = folder / f"phosphene-recording{suffix}"
     link.symlink_to(path.resolve())
     return link
-
-
-def _read_edf(path: Path) -> "mne.io.BaseRaw":
-    return mne.io.read_raw_edf(path, infer_types=True, verbose="warning")
-
-
-def _read_bdf(path: Path) -> "mne.io.BaseRaw":
-    return mne.io.read_raw_bdf(path, infer_types=True, verbose="warning")
-
-
-def _magic(pattern: bytes) -> re.Pattern[bytes]:
-    return re.compile(pattern, flags=re.DOTALL)
-
-
-UNKNOWN = Format("unknown", _magic(b""))
-FORMATS: tuple[Format, ...] = (
-    Format("FIF", _magic(re.escape(FIF_MAGIC)), ".fif", read_fif),
-    Format("EDF", _magic(rb"0 {7}"), ".edf", _read_edf),
-    Format("BDF", _magic(rb"\xffBIOSEMI"), ".bdf", _read_bdf),
-    Format(
-        "BrainVision",
-        _magic(rb"(\xef\xbb\xbf)?Brain ?Vision (Data Exchange|Core Data Format) ?Header File"),
-        ".vhdr",
-        read_brainvision,
-    ),
-    Format("EEGLAB", _magic(rb"MATLAB (5\.0|7\.3) MAT-file|\x89HDF\r\n"), ".set", read_eeglab),
-    Format("npz", _magic(rb"PK"), ".npz", SignalEpochs.load),
-    Format(
-        "a BrainVision marker file",
-        _magic(rb"(\xef\xbb\xbf)?Brain ?Vision (Data Exchange|Core Data Format) ?Marker File"),
-        advice="send a zip of the .vhdr, .vmrk and .eeg files",
-    ),
-    Format("Neuroscan .cnt", _magic(rb"Version [23]\.\d\x00"), advice="export to EDF, BrainVision or FIF"),
-    Format("EGI", _magic(rb"\x00{3}[\x02-\x07]\x07[\xc0-\xff]"), advice="export to EDF, BrainVision or FIF"),
-    Format("KIT", _magic(rb"\x00{4}\x10\x00{3}\x20\x00{3}\x20\x00{3}"), advice="convert to FIF with MNE-Python"),
-    Format("CTF", _magic(rb"MEG4[0-9](RS|CP)"), advice="convert the .ds folder to FIF with MNE-Python"),
-    Format("XDF", _magic(rb"XDF:"), advice="convert to EDF, BrainVision or FIF"),
-    Format("a text table", _magic(rb"(\xef\xbb\xbf)?[\t\r\n\x20-\x7e]{40}"), advice="convert it to npz, EDF or FIF"),
-)

@@ -18,13 +18,15 @@ MAX_RATIO = 200
 RATIO_GRACE_BYTES = 16 * 1024**2
 _CHUNK = 1024**2
 _PLAIN_NAME = re.compile(r"[\w][\w .,()@+=~-]{0,199}")
+_WITHIN = re.compile(r"(?i)[^/]\.(ds|mff)/[^/]+/")
 _CLUTTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)")
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
     """Unpack the zip ``path`` flat into ``folder`` and return the files.
 
-    Sub-folders are removed from the names, so two members with one base name are refused.
+    Sub-folders are removed from the names, so two members with one base name are refused. What lies in folders within
+    a ``.ds`` or ``.mff`` folder (head coil recordings, package information) is left out.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise EpochsMismatch(f"the zip unpacks to more than {MAX_RATIO} times its size; send the recording itself")
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
-        if entry.is_dir() or _CLUTTER.search(entry.filename):
+        if entry.is_dir() or _CLUTTER.search(entry.filename) or _WITHIN.search(entry.filename):
             continue
         name = _plain_name(entry)
         if name in members:

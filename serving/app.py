@@ -22,6 +22,8 @@ from starlette.types import ASGIApp
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from serving.gate import MAX_ARRIVING
+from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
 from serving.settings import ReplicaSettings, ServingSettings
 
@@ -204,14 +206,17 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     ------
     BundleError
         If the bundle is incomplete or damaged.
+    OSError
+        If uploads cannot be isolated on this machine, unless the settings allow that.
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
+    require_isolation(checked.parse)
     checked = checked.model_copy(update={"bundle": checked.bundle.resolve()})
     Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
     encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
     generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)
-    # the gate refuses what is beyond max_in_flight in our own words, so Ray's limit lies above it
-    n_inside = 4 * checked.max_in_flight + 32
+    # the gate refuses what is too much in our own words, so Ray's limit lies above what may be inside or arriving
+    n_inside = MAX_ARRIVING + 4 * checked.max_in_flight + 32
     ingress = serve.deployment(max_ongoing_requests=n_inside, ray_actor_options={"num_cpus": 0.5})(
         serve.ingress()(Ingress)
     )

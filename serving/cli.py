@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.data_commands import add_data_commands, evaluate_run
+from serving.format_list import add_formats_command
 
 # The demo bundle and the simulated world it was trained in, as shipped beside the packages.
 _GENERATION = Path(__file__).resolve().parents[1] / "generation"
@@ -105,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
     embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
 
-    add_data_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
+    for add_commands in (add_data_commands, add_formats_command):
+        add_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
 
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")

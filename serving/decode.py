@@ -13,8 +13,11 @@ from serving.problems import problem_of
 from serving.rendering import from_base64_bytes
 from serving.sandbox import Sandbox
 from serving.schema import MAX_FILES, GenerationFields, GenerationResponse, Progress
-from serving.settings import ServingSettings
+from serving.settings import ParseLimits, ServingSettings
 from serving.workers import LocalBackend
+
+# The caller's own files: isolated where the kernel can, read all the same where it cannot.
+_OWN_FILES = ParseLimits(allow_unsandboxed_uploads=True)
 
 
 def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out: Path) -> GenerationResponse:
@@ -41,7 +44,7 @@ def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out:
     if len(files) > MAX_FILES:
         raise ValueError(f"got {len(files)} files, at most {MAX_FILES} are taken: one of EEG and one of MEG")
     contents = [file.read_bytes() for file in files]
-    answer = asyncio.run(_answer(ServingSettings(bundle=bundle), fields, contents))
+    answer = asyncio.run(_answer(ServingSettings(bundle=bundle, parse=_OWN_FILES), fields, contents))
     write_answer(answer, out)
     return answer
 

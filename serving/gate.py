@@ -1,11 +1,15 @@
 """The outermost layer of the service: counts requests, limits how many are inside and how large their bodies are.
 
-It is plain ASGI, so that a request is refused before its body is parsed and an oversized body is never stored.
+It is plain ASGI, so that a request is refused before its body is parsed and an oversized body is never stored. A
+request takes a place inside once its body is there: clients that send slowly, or stall, keep nobody out, and are cut.
 """
 
+import asyncio
+import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Room for the form fields and part headers beside the files.
 _FORM_MARGIN = 1 << 16
+# Bodies that may be arriving at the same time; what arrives lies in temporary files, not in memory.
+MAX_ARRIVING = 512
 
 
 class Gate:
@@ -30,15 +36,21 @@ class Gate:
         Requests to `/v1/` POST routes that may be inside; one more is answered 429 with Retry-After.
     max_upload_mb : float
         Largest body; a larger one is answered 413.
+    body_timeout_s : float
+        How long a body may take to arrive; a slower one is answered 408.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_in_flight: int, max_upload_mb: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, max_in_flight: int, max_upload_mb: float, body_timeout_s: float = 45.0
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_in_flight = max_in_flight
         self._max_upload_mb = max_upload_mb
         self._max_bytes = int(max_upload_mb * 2**20) + _FORM_MARGIN
+        self._body_timeout_s = body_timeout_s
         self._in_flight = 0
+        self._arriving = 0
         self._typical_s = 1.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,46 +88,75 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check_declared_size(scope)
-            if self._in_flight >= self._max_in_flight:
-                await _discard(receive, self._max_bytes)
-                raise refusal(
-                    "too_many_requests",
-                    f"{self._in_flight} requests are being worked on, at most {self._max_in_flight} at a time; "
-                    "try again after the seconds in Retry-After",
-                    retry_after_s=max(1, math.ceil(self._typical_s)),
-                )
+            if self._in_flight >= self._max_in_flight or self._arriving >= MAX_ARRIVING:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._body_timeout_s):
+                        await _discard(receive, self._max_bytes)
+                raise self._busy()
         except HTTPException as error:
             problem = problem_of(error)
             self._metrics.count_refusal(problem.code)
             await problem_response(problem, error.headers)(scope, receive, send)
             return
+        visit = _Visit(self._enter, self._leave)
+        self._arriving += 1
+        try:
+            await self._app(scope, self._limited(receive, visit), send)
+        finally:
+            self._arriving -= 1
+            visit.end()
+
+    def _enter(self) -> None:
+        if self._in_flight >= self._max_in_flight:
+            raise self._busy()
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
-        started = time.monotonic()
-        try:
-            await self._app(scope, self._limited(receive), send)
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
-            self._typical_s += 0.2 * (time.monotonic() - started - self._typical_s)
+
+    def _leave(self, seconds: float) -> None:
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
+        self._typical_s += 0.2 * (seconds - self._typical_s)
+
+    def _busy(self) -> HTTPException:
+        return refusal(
+            "too_many_requests",
+            f"{self._in_flight} requests are being worked on, at most {self._max_in_flight} at a time; "
+            "try again after the seconds in Retry-After",
+            retry_after_s=max(1, math.ceil(self._typical_s)),
+        )
 
     def _check_declared_size(self, scope: Scope) -> None:
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._max_bytes:
                 raise self._too_large()
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, visit: "_Visit") -> Receive:
         received = 0
+        deadline = asyncio.get_running_loop().time() + self._body_timeout_s
 
         async def limited() -> Message:
             nonlocal received
-            message = await receive()
+            if visit.begun:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise self._too_large()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                visit.begin()
             return message
 
         return limited
+
+    def _too_slow(self) -> HTTPException:
+        return refusal(
+            "upload_timed_out",
+            f"the body did not arrive within {self._body_timeout_s:g} s; send it again over a faster connection",
+        )
 
     def _too_large(self) -> HTTPException:
         return refusal(
@@ -123,6 +164,27 @@ class Gate:
             f"the body is larger than {self._max_upload_mb:g} MB, the most this service takes; "
             "send fewer epochs, fewer channels or a lower sampling rate",
         )
+
+
+class _Visit:
+    """One request's stay among those being worked on: it begins at most once, and what began ends."""
+
+    def __init__(self, enter: Callable[[], None], leave: Callable[[float], None]) -> None:
+        self._enter = enter
+        self._leave = leave
+        self._started = 0.0
+        self.begun = False
+
+    def begin(self) -> None:
+        """Take a place; raises the refusal if there is none."""
+        self._enter()
+        self.begun = True
+        self._started = time.monotonic()
+
+    def end(self) -> None:
+        """Give the place back, if one was taken."""
+        if self.begun:
+            self._leave(time.monotonic() - self._started)
 
 
 async def _discard(receive: Receive, max_bytes: int) -> None:

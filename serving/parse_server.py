@@ -5,33 +5,35 @@ Forks are made before they are needed and read a small recording first: forking,
 then copies, would otherwise be most of the time that a small upload takes.
 """
 
+import contextlib
 import ctypes
 import gc
-import json
 import os
 import resource
 import select
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import mne
 import numpy as np
 
-from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.epochs import SignalEpochs
+from encoders.formats import FORMATS
 from encoders.readers import read_epochs
+from serving.landlock import landlock_version
+from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, serve_upload
 from serving.settings import ParseLimits
 
-_HEADER = struct.Struct("!I")
-_MAX_HEADER = 1 << 20
-_MB = 1 << 20
 _PR_SET_PDEATHSIG = 1
-_RECEIVE_TIMEOUT_S = 10.0
+_LOOK_S = 0.25
+_TCP_SINCE = 4
 
 
 @dataclass
@@ -48,6 +50,10 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fault = missing_isolation(folder)
+    if fault and not limits.allow_unsandboxed_uploads:
+        print(f"no isolation: {fault}", flush=True)
+        return
     example = _warm(folder)
     # what exists now lives as long as the process: the collector need not write into its pages
     gc.collect()
@@ -66,27 +72,70 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
             pid = os.fork()
             if pid == 0:
                 _end_with(server)
-                _serve(listener, announce, job, example, limits, max_epochs)
+                serve_upload(listener, announce, job, example, limits, max_epochs, isolated=not fault)
             children[pid] = _Child(job, os.pidfd_open(pid))
         if not ready:
             print("ready", flush=True)
             ready = True
-        wait = min(child.deadline for child in children.values()) - time.monotonic()
+        busy = any(child.deadline < float("inf") for child in children.values())
         watched = [taken, sys.stdin, *(child.ended for child in children.values())]
-        readable, _, _ = select.select(watched, [], [], None if wait == float("inf") else max(0.0, wait))
+        readable, _, _ = select.select(watched, [], [], _LOOK_S if busy else None)
         if sys.stdin in readable:
-            _reap(children, now=float("inf"))
+            _reap(children, limits, now=float("inf"))
             shutil.rmtree(folder, ignore_errors=True)
             return
         if taken in readable:
-            (pid,) = _HEADER.unpack(os.read(taken, _HEADER.size))
+            (pid,) = HEADER.unpack(os.read(taken, HEADER.size))
             if pid in children:
-                children[pid].deadline = time.monotonic() + _RECEIVE_TIMEOUT_S + limits.wall_s
-        _reap(children, now=time.monotonic())
+                children[pid].deadline = time.monotonic() + RECEIVE_TIMEOUT_S + limits.wall_s
+        _reap(children, limits, now=time.monotonic())
+
+
+def missing_isolation(folder: Path) -> str:
+    """Try in a process what an upload must not be able to do; return what it could do, nothing if all is denied."""
+    if landlock_version() == 0:
+        return "this kernel has no Landlock (Linux 5.13 and later have it, where it is enabled)"
+    job = Path(tempfile.mkdtemp(prefix="job-", dir=folder))
+    (folder / "outside").write_text("not for readers")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_attempts(folder, job, listener.getsockname()))
+        _, status = os.waitpid(pid, 0)
+    shutil.rmtree(job, ignore_errors=True)
+    (folder / "outside").unlink()
+    if os.waitstatus_to_exitcode(status) == 0:
+        return ""
+    return f"Landlock is there, but does not hold (attempt {os.waitstatus_to_exitcode(status)} was not denied)"
+
+
+def _attempts(folder: Path, job: Path, address: tuple[str, int]) -> int:
+    """Return 0, or the number of the first attempt that the isolation failed to deny."""
+    try:
+        keep_only()
+        isolate(job)
+        (job / "own").write_text("allowed")
+        attempts: list[Callable[[], object]] = [
+            lambda: (folder / "outside").read_text(),
+            lambda: (folder / "new").write_text(""),
+            lambda: os.listdir("/"),
+            lambda: os.execv(sys.executable, [sys.executable, "-c", "raise SystemExit(4)"]),
+        ]
+        if landlock_version() >= _TCP_SINCE:
+            attempts.append(lambda: socket.create_connection(address, timeout=1.0))
+        for number, attempt in enumerate(attempts, start=1):
+            try:
+                attempt()
+                return number
+            except PermissionError:
+                continue
+    except Exception:
+        return 99
+    return 0
 
 
 def _warm(folder: Path) -> Path:
-    """Read one small recording of each of our own kinds, so that forks find the readers imported; return one."""
+    """Read small recordings of our own kinds, so that forks find the readers imported; return one."""
     epochs = SignalEpochs(
         data=np.zeros((2, 2, 32), dtype=np.float32),
         sfreq=100.0,
@@ -98,55 +147,50 @@ def _warm(folder: Path) -> Path:
     for name in ("warm-epo.fif", "warm.npz"):
         epochs.save(folder / name)
         read_epochs(folder / name)
+    raw = mne.io.RawArray(np.zeros((2, 4000)), mne.create_info(["Cz", "Pz"], 100.0, "eeg"), verbose="error")
+    raw.save(folder / "warm_raw.fif", verbose="error")
+    read_epochs(folder / "warm_raw.fif", onsets=[20.0], tmin=-0.1, tmax=0.1, l_freq=1.0, h_freq=40.0)
+    for file_format in FORMATS:
+        # every reader meets an empty file once, which imports what it needs; what it says of it does not matter
+        (folder / f"warm{file_format.suffix}").write_bytes(b"")
+        if file_format.read is not None and file_format.suffix not in (".npz", ".fif"):
+            with contextlib.suppress(Exception):
+                file_format.read(folder / f"warm{file_format.suffix}")
+    epochs.save(folder / "warm.npz")
     return folder / "warm.npz"
 
 
-def _reap(children: dict[int, _Child], now: float) -> None:
-    """Collect children that ended, kill those past their deadline, and remove their folders."""
+def _reap(children: dict[int, _Child], limits: ParseLimits, now: float) -> None:
+    """Collect children that ended, kill those past their deadline or with too many files, remove their folders."""
     for pid, child in list(children.items()):
-        if now >= child.deadline or now == float("inf"):
+        at_work = child.deadline < float("inf")
+        if now >= child.deadline or now == float("inf") or (at_work and _too_many(child.folder, limits.n_files)):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         elif os.waitpid(pid, os.WNOHANG)[0] == 0:
             continue
         os.close(child.ended)
-        shutil.rmtree(child.folder, ignore_errors=True)
+        # a process that was taken over may leave folders too deep to walk; they go with the server's own folder
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(child.folder, ignore_errors=True)
         del children[pid]
 
 
-def _serve(
-    listener: socket.socket, announce: int, job: Path, example: Path, limits: ParseLimits, max_epochs: int
-) -> None:
-    """Wait for one upload and answer it, in a forked child that ends here whatever happens."""
-    try:
-        gc.disable()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.chdir(job)
-        tempfile.tempdir = str(job)
-        read_epochs(example).to_bytes()
-        connection, _ = listener.accept()
-        os.write(announce, _HEADER.pack(os.getpid()))
-        listener.close()
-        os.close(announce)
-        connection.settimeout(_RECEIVE_TIMEOUT_S)
-        (n_head,) = _HEADER.unpack(_receive(connection, _HEADER.size))
-        if n_head > _MAX_HEADER:
-            return
-        request = json.loads(_receive(connection, n_head))
-        content = _receive(connection, request["n_bytes"])
-        connection.settimeout(limits.wall_s)
-        upload = job / "upload"
-        upload.write_bytes(content)
-        _limit(limits, n_bytes=len(content))
-        del content
-        head, body = _read(upload, request, max_epochs)
-        packed = json.dumps({**head, "n_bytes": len(body)}).encode()
-        connection.sendall(_HEADER.pack(len(packed)) + packed + body)
-    finally:
-        # no clean-up handlers of the parent run here: end at once, even after MemoryError
-        os._exit(0)
+def _too_many(folder: Path, n_files: int) -> bool:
+    """Return whether more than ``n_files`` files and folders lie beneath ``folder``."""
+    seen, left = 0, [folder]
+    while left and seen <= n_files:
+        try:
+            with os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    seen += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(Path(entry.path))
+                    if seen > n_files:
+                        break
+        except OSError:  # it may be removed while we look
+            continue
+    return seen > n_files
 
 
 def _end_with(parent: int) -> None:
@@ -154,61 +198,6 @@ def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def _read(upload: Path, request: dict[str, object], max_epochs: int) -> tuple[dict[str, str], bytes]:
-    """Read the file and say in one sentence why not, if not."""
-    window, onsets = request["window"], request["onsets"]
-    assert isinstance(window, dict)
-    assert onsets is None or isinstance(onsets, list)
-    try:
-        epochs = read_epochs(upload, onsets=onsets, **window)
-        if epochs.n_epochs > max_epochs:
-            return _refused(
-                "too_many_epochs",
-                f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; send fewer",
-            )
-        return {"code": "ok", "detail": ""}, epochs.to_bytes()
-    except EpochsMismatch as error:
-        return _refused("epochs_mismatch", str(error).replace(str(upload), "the file"))
-    except MemoryError:
-        return _refused("reading_failed", "reading the file needs more memory than allowed; send a shorter recording")
-    except Exception as error:
-        # a reader met bytes it does not understand; its own words may hold paths, so only the kind is passed on
-        return _refused(
-            "epochs_mismatch",
-            f"the file could not be read as a recording ({type(error).__name__}); it is damaged or of another format",
-        )
-
-
-def _refused(code: str, detail: str) -> tuple[dict[str, str], bytes]:
-    return {"code": code, "detail": detail}, b""
-
-
-def _limit(limits: ParseLimits, *, n_bytes: int) -> None:
-    """Limit this process; the kernel ends or refuses what exceeds it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    memory = pages * resource.getpagesize() + limits.memory_mb * _MB + 6 * n_bytes
-    spent = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)
-    for kind, value in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, spent + limits.cpu_s),
-        (resource.RLIMIT_NOFILE, limits.n_files_open),
-        (resource.RLIMIT_FSIZE, 64 * _MB + 4 * n_bytes),
-    ):
-        resource.setrlimit(kind, (value, value))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
-
-
-def _receive(connection: socket.socket, n_bytes: int) -> bytes:
-    received = bytearray()
-    while len(received) < n_bytes:
-        chunk = connection.recv(min(n_bytes - len(received), _MB))
-        if not chunk:
-            os._exit(0)
-        received += chunk
-    return bytes(received)
 
 
 if __name__ == "__main__":

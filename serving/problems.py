@@ -27,6 +27,7 @@ CODES: dict[str, tuple[int, str]] = {
     "reading_failed": (422, "The recording could not be read"),
     "too_many_epochs": (422, "The recording holds too many epochs"),
     "too_many_pictures": (422, "Too many pictures were asked for"),
+    "upload_timed_out": (408, "The upload took too long to arrive"),
     "upload_too_large": (413, "The upload is too large"),
     "too_many_requests": (429, "The service is busy"),
     "queue_full": (503, "The queue of the models is full"),

@@ -1,7 +1,8 @@
 """Reading of uploads outside the service: one short-lived process per upload, forked from a warmed reader.
 
 `Sandbox` starts `python -m serving.parse_server`, which imports the readers once and then forks for
-every upload; the fork gets limits of memory, time, files and file size, and answers with plain npz bytes and JSON.
+every upload; the fork gives up its rights to files and network, gets limits of memory, time, files and file size, and
+answers with JSON and the bytes of plain numbers. Where the kernel cannot isolate, the reader does not start.
 The reader is its own executed process so that a fork inherits neither sockets nor models of the service.
 """
 
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoders.epochs import SignalEpochs
+from encoders.epochs import EpochsMismatch, SignalEpochs
+from serving.landlock import landlock_version
+from serving.plain_epochs import unpack_epochs
 from serving.schema import CutWindow
 from serving.settings import ParseLimits
 
@@ -26,10 +29,14 @@ _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
 _MAX_DETAIL = 4000
 _CODES = ("epochs_mismatch", "too_many_epochs", "reading_failed")
-# A child may answer with this many bytes per byte received, plus a constant: npz holds float32 where files may hold
-# 16-bit samples or be compressed.
+# A child may answer with this many bytes per byte received, plus a constant: files may hold 16-bit samples, or be
+# compressed, where the answer is float32.
 _ANSWER_RATIO = 16
 _ANSWER_MARGIN = 64 << 20
+_UNSAFE = (
+    "run on a kernel and container runtime with Landlock, or, where every file that arrives is trusted, set "
+    "`parse: {allow_unsandboxed_uploads: true}` in the settings"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,18 @@ class Refused:
 
     code: str
     detail: str
+
+
+def require_isolation(limits: ParseLimits) -> None:
+    """Refuse to go on where uploads could not be isolated, before anything is started.
+
+    Raises
+    ------
+    OSError
+        If the kernel has no Landlock, unless `ParseLimits.allow_unsandboxed_uploads` is set.
+    """
+    if landlock_version() == 0 and not limits.allow_unsandboxed_uploads:
+        raise OSError(f"uploads cannot be read in isolation: this kernel has no Landlock; {_UNSAFE}")
 
 
 class Sandbox:
@@ -59,8 +78,19 @@ class Sandbox:
         self._server: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
 
+    @property
+    def reader_pid(self) -> int:
+        """Process id of the reader, 0 before it was started; another one means that it was lost and replaced."""
+        return 0 if self._server is None else self._server.pid
+
     async def start(self) -> None:
-        """Start the reader and wait until it has imported everything."""
+        """Start the reader and wait until it has imported everything.
+
+        Raises
+        ------
+        OSError
+            If this machine cannot isolate it, unless `ParseLimits.allow_unsandboxed_uploads` is set.
+        """
         async with self._starting:
             if self._server is None or self._server.poll() is not None:
                 self._server = await asyncio.to_thread(self._spawn)
@@ -117,10 +147,11 @@ class Sandbox:
         if header.get("code") != "ok":
             code = str(header.get("code"))
             return Refused(code if code in _CODES else "reading_failed", str(header.get("detail"))[:_MAX_DETAIL])
-        # The answer of a process that read hostile bytes is itself checked: plain arrays, validated on construction.
+        # The answer of a process that read hostile bytes is itself checked, value by value.
         try:
-            return SignalEpochs.from_bytes(body)
-        except (ValueError, KeyError, OSError, EOFError):
+            epochs = header.get("epochs")
+            return unpack_epochs(epochs if isinstance(epochs, dict) else {}, body)
+        except EpochsMismatch:
             return Refused("reading_failed", "the reader gave back something that is not a recording")
 
     async def _answer(self, request: dict[str, object], content: bytes) -> tuple[dict[str, object], bytes] | None:
@@ -168,10 +199,11 @@ class Sandbox:
                     pipe.close()
         for old in self._folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in os.environ}
+        keep = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         # a replica may run in any working folder, so the packages are found where this file lies
         keep |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
-        keep |= {"OPENBLAS_NUM_THREADS": "1", "TMPDIR": str(self._folder), "MNE_DONTWRITE_HOME": "true"}
+        keep |= {"OPENBLAS_NUM_THREADS": "1", "MNE_DONTWRITE_HOME": "true"}
+        keep |= {"TMPDIR": str(self._folder), "HOME": str(self._folder)}
         server = subprocess.Popen(
             [sys.executable, "-m", "serving.parse_server", str(self._folder), self._limits.model_dump_json()]
             + [str(self._max_epochs)],
@@ -186,6 +218,8 @@ class Sandbox:
         if line.strip() != b"ready":
             server.kill()
             server.wait()
+            if line.startswith(b"no isolation: "):
+                raise OSError(f"uploads cannot be read in isolation: {line[14:].decode().strip()}; {_UNSAFE}")
             raise RuntimeError("the upload reader did not start; run `python -m serving.parse_server` to see why")
         return server
 

@@ -39,11 +39,15 @@ class ParseLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    wall_s: float = Field(15.0, gt=0.0)
-    cpu_s: int = Field(10, ge=1)
+    wall_s: float = Field(9.0, gt=0.0)
+    cpu_s: int = Field(7, ge=1)
     memory_mb: int = Field(256, ge=32, description="address space beyond the idle reader and six times the upload")
     n_files_open: int = Field(64, ge=16)
+    n_files: int = Field(256, ge=16, description="files and folders one upload may unpack to")
     n_processes: int = Field(4, ge=1, description="uploads read at the same time")
+    allow_unsandboxed_uploads: bool = Field(
+        False, description="UNSAFE: where the kernel cannot isolate the process that reads uploads, read them anyway"
+    )
 
 
 class ServingSettings(BaseModel):

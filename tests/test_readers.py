@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from encoders.readers import FORMATS, read_epochs
+from encoders.formats import FORMATS
+from encoders.readers import read_epochs
 
 SFREQ, ONSETS = 200.0, (2.0, 3.5, 5.0)
 NAMES = ("Fp1", "Cz", "Pz", "O1")
@@ -172,10 +173,10 @@ def test_duplicate_names_are_refused(tmp_path: Path) -> None:
         (b"time,Fp1,Fp2\n" * 20, "text table"),
         (b"\x1f\x8b" + bytes(100), "gzip is damaged"),
         (b"PK\x03\x04" + bytes(100), "damaged"),
-        (b"0       " + b" " * 300, "looks like EDF"),
-        (b"\xffBIOSEMI" + b" " * 300, "looks like BDF"),
-        (b"MATLAB 5.0 MAT-file" + bytes(300), "looks like EEGLAB|no EEG structure"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(300), "looks like EEGLAB"),
+        (b"0       " + b" " * 300, "number of signals"),
+        (b"\xffBIOSEMI" + b" " * 300, "number of signals"),
+        (b"MATLAB 5.0 MAT-file" + bytes(300), "MATLAB file is damaged"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(300), "HDF5 file is damaged"),
         (b"Brain Vision Data Exchange Header File Version 1.0\n", "names no data file"),
     ],
 )

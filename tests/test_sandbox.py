@@ -5,19 +5,21 @@ import io
 import os
 import signal
 import struct
+import subprocess
 import time
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from fake_service import make_epochs
 
 from encoders.epochs import SignalEpochs
-from serving import parse_server
-from serving.sandbox import Refused, Sandbox
+from serving import parse_child, parse_server
+from serving.landlock import landlock_version
+from serving.sandbox import Refused, Sandbox, require_isolation
 from serving.settings import ParseLimits
 
 Value = TypeVar("Value")
@@ -186,7 +188,7 @@ def in_child(work: Callable[[], None], limits: ParseLimits) -> tuple[int, float]
     pid = os.fork()
     if pid == 0:
         try:
-            parse_server._limit(limits, n_bytes=0)
+            parse_child.limit(limits, n_bytes=0, statm=os.open("/proc/self/statm", os.O_RDONLY))
             work()
         except MemoryError:
             os._exit(11)
@@ -271,9 +273,81 @@ def test_the_answer_of_a_taken_over_reader_is_not_trusted(answer: bytes) -> None
 
 
 def test_neither_process_imports_torch_to_read() -> None:
-    import subprocess
     import sys
 
     code = "import sys, serving.parse_server, serving.sandbox; print({'torch', 'ray', 'fastapi'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
+
+
+def test_a_waiting_process_holds_its_socket_and_no_other_descriptor(reader: Reader) -> None:
+    deadline = time.monotonic() + 10.0
+    while True:
+        held = [os.listdir(f"/proc/{pid}/fd") for pid in children(reader)]
+        # null device three times, the listening socket, the pipe that says who was taken, and its own memory counter
+        if len(held) == LIMITS.n_processes + 1 and all(len(numbers) <= 6 for numbers in held):
+            break
+        assert time.monotonic() < deadline, held
+        time.sleep(0.05)
+
+
+@needs_landlock
+def test_no_isolation_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_server.missing_isolation(tmp_path) == ""
+    assert os.listdir(tmp_path) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(parse_server, "isolate", lambda job: None)
+        assert "attempt 1 was not denied" in parse_server.missing_isolation(tmp_path)
+    monkeypatch.setattr(parse_server, "landlock_version", lambda: 0)
+    assert "no Landlock" in parse_server.missing_isolation(tmp_path)
+
+
+_WITHOUT = """
+import sys
+from pathlib import Path
+from serving import parse_server
+from serving.settings import ParseLimits
+parse_server.landlock_version = lambda: 0
+parse_server.main(Path(sys.argv[1]), ParseLimits.model_validate_json(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_service_does_not_start_without_isolation_unless_told(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def without(command: list[str], **options: Any) -> Any:
+        return start([command[0], "-c", _WITHOUT, *command[3:]], **options)
+
+    monkeypatch.setattr("serving.sandbox.subprocess.Popen", without)
+    monkeypatch.setattr("serving.sandbox.landlock_version", lambda: 0)
+    limits = LIMITS.model_copy(update={"allow_unsandboxed_uploads": allowed, "n_processes": 1})
+
+    async def main() -> SignalEpochs | Refused:
+        sandbox = Sandbox(limits, max_epochs=10)
+        try:
+            await sandbox.start()
+            return await sandbox.read(make_epochs(1).to_bytes())
+        finally:
+            sandbox.close()
+
+    if allowed:
+        require_isolation(limits)
+        assert isinstance(asyncio.run(main()), SignalEpochs)
+    else:
+        for attempt in (lambda: require_isolation(limits), lambda: asyncio.run(main())):
+            with pytest.raises(OSError, match="no Landlock.*allow_unsandboxed_uploads"):
+                attempt()
+
+
+def test_a_process_that_makes_too_many_files_is_seen(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "a" / f"{number}").mkdir(parents=True)
+    assert parse_server._too_many(tmp_path, 5)
+    assert not parse_server._too_many(tmp_path, 6)
+    assert not parse_server._too_many(tmp_path / "absent", 0)

@@ -1,0 +1,108 @@
+"""The header of a BrainVision recording, checked before any reader sees it: its references, counts and sizes.
+
+A header can name any file of the machine and announce any number of channels, so each reference must be a plain name
+beside the header, and what is announced must fit the data file. Layout: "BrainVision Core Data Format 1.0".
+"""
+
+import math
+import re
+from pathlib import Path
+
+from encoders.epochs import EpochsMismatch
+from encoders.recording_bounds import MAX_CHANNELS, check_rate
+
+MAX_HEADER_BYTES = 4 << 20
+MAX_MARKER_BYTES = 16 << 20
+_SAMPLE_BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
+
+
+def check_brainvision(path: Path) -> None:
+    """Check a header (``.vhdr``) and the files that it names.
+
+    Raises
+    ------
+    EpochsMismatch
+        If a reference leads elsewhere, a count is impossible, or the data file does not hold whole samples.
+    """
+    header = _text(path, MAX_HEADER_BYTES, "header")
+    data = _companion(path, header, "DataFile", "data file")
+    if data is None:
+        raise EpochsMismatch("the BrainVision header names no data file; export the recording again")
+    marker = _companion(path, header, "MarkerFile", "marker file")
+    n_channels = _number(header, "NumberOfChannels")
+    if not n_channels.is_integer() or not 1 <= n_channels <= MAX_CHANNELS:
+        raise EpochsMismatch(
+            f"the header announces {n_channels:g} channels, expected 1 to {MAX_CHANNELS}; export the recording again"
+        )
+    listed = {int(number) for number in re.findall(r"(?mi)^\s*Ch(\d{1,5})\s*=[^,\r\n]*,", header)}
+    if len(listed) < n_channels:
+        raise EpochsMismatch(f"the header announces {n_channels:g} channels and lists {len(listed)}; export it again")
+    interval = _number(header, "SamplingInterval")
+    check_rate(1e6 / interval if interval else math.inf)
+    _check_data(header, data, int(n_channels))
+    if marker is not None:
+        _text(marker, MAX_MARKER_BYTES, "marker file")
+
+
+def check_companion(path: Path, name: str, role: str) -> Path:
+    """Return the file ``name`` beside ``path``, refusing anything that is not a plain name there."""
+    if not name or name in (".", "..") or re.search(r"[/\\\x00-\x1f]|^[A-Za-z]:", name):
+        raise EpochsMismatch(f"the header names a {role} in another folder; write a plain file name into the header")
+    companion = path.parent / name
+    if not companion.is_file():
+        raise EpochsMismatch(f"the {role} {name[:100]!r} is missing; send a zip with all files of the recording")
+    if companion.resolve() == path.resolve():
+        raise EpochsMismatch(f"the header names itself as its {role}; write the right file name into the header")
+    return companion
+
+
+def _companion(path: Path, header: str, key: str, role: str) -> Path | None:
+    """Return the file that ``key`` names; of several lines, also of other sections, all must be plain names."""
+    found = [
+        check_companion(path, name.replace("$b", path.stem), role)
+        for name in re.findall(rf"(?mi)^\s*{key}\s*[=:]\s*(.*?)\s*$", header)
+    ]
+    return found[0] if found else None
+
+
+def _check_data(header: str, data: Path, n_channels: int) -> None:
+    n_bytes = data.stat().st_size
+    if not n_bytes:
+        raise EpochsMismatch("the data file is empty; send the recording's own data file")
+    formats = [text.upper() for text in re.findall(r"(?mi)^\s*BinaryFormat\s*=\s*(\S+)\s*$", header)]
+    is_text = re.search(r"(?mi)^\s*DataFormat\s*=\s*ASCII\s*$", header)
+    if is_text:
+        return
+    unknown = [text for text in formats if text not in _SAMPLE_BYTES]
+    if unknown or not formats:
+        raise EpochsMismatch(
+            f"the header gives the sample format {unknown[:1] or 'nowhere'}, expected one of {list(_SAMPLE_BYTES)}; "
+            "export the recording again"
+        )
+    if any(n_bytes < _SAMPLE_BYTES[text] * n_channels for text in formats):
+        raise EpochsMismatch(
+            f"the data file has {n_bytes} bytes, less than a sample of {n_channels} channels; copy it"
+        )
+
+
+def _number(header: str, key: str) -> float:
+    values = re.findall(rf"(?mi)^\s*{key}\s*=\s*(\S*)\s*$", header)
+    try:
+        numbers = {float(value) for value in values}
+    except ValueError:
+        numbers = set()
+    if len(numbers) != 1 or not math.isfinite(min(numbers)) or min(numbers) <= 0:
+        raise EpochsMismatch(
+            f"the header gives {[value[:20] for value in values[:3]]} as {key}, expected one number above 0; export it"
+        )
+    return numbers.pop()
+
+
+def _text(path: Path, max_bytes: int, what: str) -> str:
+    if path.stat().st_size > max_bytes:
+        raise EpochsMismatch(f"the {what} has more than {max_bytes} bytes, which no {what} needs; export it again")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

@@ -1,0 +1,175 @@
+"""One upload in one process: rights and resources are given up, the bytes are read, plain numbers go back.
+
+`serving.parse_server` forks the process. What it may still do when it looks at the upload: read the interpreter and the
+packages, and read and write its own job folder. It holds one connection and no other descriptor.
+"""
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import encoders
+from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.readers import read_epochs
+from serving.landlock import allow_files
+from serving.plain_epochs import pack_epochs
+from serving.settings import ParseLimits
+
+HEADER = struct.Struct("!I")
+MAX_HEADER = 1 << 20
+RECEIVE_TIMEOUT_S = 10.0
+_MB = 1 << 20
+# Loaded lazily by libraries that readers use, beside the interpreter's own folders; none of it is anybody's data.
+_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", os.devnull)
+
+
+def isolate(job: Path) -> None:
+    """Leave this process only the interpreter and the packages to read, and ``job`` to read and write.
+
+    Raises
+    ------
+    OSError
+        If the kernel cannot do that.
+    """
+    paths = sysconfig.get_paths()
+    python = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = {str(Path(package).parent) for package in (encoders.__file__, __file__) if package}
+    base = str(Path(sys.base_prefix) / "lib")
+    allow_files(readable=[Path(path) for path in sorted(python | own | {base} | set(_SYSTEM))], writable=[job])
+
+
+def serve_upload(
+    listener: socket.socket,
+    announce: int,
+    job: Path,
+    example: Path,
+    limits: ParseLimits,
+    max_epochs: int,
+    *,
+    isolated: bool,
+) -> None:
+    """Wait for one upload and answer it, in a forked process that ends here whatever happens."""
+    try:
+        gc.disable()
+        keep_only(listener.fileno(), announce)
+        os.chdir(job)
+        tempfile.tempdir = os.environ["HOME"] = os.environ["TMPDIR"] = str(job)
+        pack_epochs(read_epochs(example))
+        idle_pages = os.open("/proc/self/statm", os.O_RDONLY)
+        if isolated:
+            isolate(job)
+        connection, _ = listener.accept()
+        os.write(announce, HEADER.pack(os.getpid()))
+        listener.close()
+        os.close(announce)
+        connection.settimeout(RECEIVE_TIMEOUT_S)
+        request, upload = _receive_upload(connection, job)
+        connection.settimeout(limits.wall_s)
+        limit(limits, n_bytes=upload.stat().st_size, statm=idle_pages)
+        os.close(idle_pages)
+        head, parts = read(upload, request, max_epochs)
+        packed = json.dumps({**head, "n_bytes": sum(map(len, parts))}).encode()
+        connection.sendall(HEADER.pack(len(packed)) + packed)
+        for part in parts:
+            connection.sendall(part)
+    finally:
+        # no clean-up handlers of the parent run here: end at once, even after MemoryError
+        os._exit(0)
+
+
+def keep_only(*descriptors: int) -> None:
+    """Close every descriptor but the given ones; standard input, output and error become the null device."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    kept = sorted({0, 1, 2, *descriptors})
+    for after, before in zip(kept, [*kept[1:], 1 << 16], strict=True):
+        os.closerange(after + 1, before)
+
+
+def limit(limits: ParseLimits, *, n_bytes: int, statm: int) -> None:
+    """Limit this process; the kernel ends or refuses what exceeds it.
+
+    ``statm`` is /proc/self/statm, opened before the right to open it was given up.
+    """
+    pages = int(os.pread(statm, 64, 0).split()[0])
+    memory = pages * resource.getpagesize() + limits.memory_mb * _MB + 6 * n_bytes
+    spent = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+    for kind, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, spent + limits.cpu_s),
+        (resource.RLIMIT_NOFILE, limits.n_files_open),
+        (resource.RLIMIT_FSIZE, 64 * _MB + 4 * n_bytes),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (value, value))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
+
+
+def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[str, Any], Sequence[memoryview]]:
+    """Read the file; return its numbers, or in one sentence why not."""
+    window, onsets = request["window"], request["onsets"]
+    try:
+        epochs = read_epochs(upload, onsets=onsets, **window)
+        if epochs.n_epochs > max_epochs:
+            return _refused(
+                "too_many_epochs",
+                f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; send fewer",
+            )
+        return _accepted(epochs)
+    except EpochsMismatch as error:
+        return _refused("epochs_mismatch", str(error).replace(str(upload), "the file"))
+    except MemoryError:
+        return _refused("reading_failed", "reading the file needs more memory than allowed; send a shorter recording")
+    except Exception as error:
+        # a reader met bytes it does not understand; its own words may hold paths, so only the kind is passed on
+        return _refused(
+            "epochs_mismatch",
+            f"the file could not be read as a recording ({type(error).__name__}); it is damaged or of another format",
+        )
+
+
+def _accepted(epochs: SignalEpochs) -> tuple[dict[str, Any], Sequence[memoryview]]:
+    head, parts = pack_epochs(epochs)
+    if len(json.dumps(head)) > MAX_HEADER - 1000:
+        return _refused("epochs_mismatch", "the names in the recording are too long; shorten channel and event names")
+    return {"code": "ok", "detail": "", "epochs": head}, parts
+
+
+def _refused(code: str, detail: str) -> tuple[dict[str, Any], Sequence[memoryview]]:
+    return {"code": code, "detail": detail}, ()
+
+
+def _receive_upload(connection: socket.socket, job: Path) -> tuple[dict[str, Any], Path]:
+    (n_head,) = HEADER.unpack(_receive(connection, HEADER.size))
+    if n_head > MAX_HEADER:
+        os._exit(0)
+    request: dict[str, Any] = json.loads(_receive(connection, n_head))
+    upload = job / "upload"
+    left = request["n_bytes"]
+    with upload.open("xb") as file:
+        while left:
+            left -= file.write(_receive(connection, min(left, _MB)))
+    return request, upload
+
+
+def _receive(connection: socket.socket, n_bytes: int) -> bytes:
+    received = bytearray()
+    while len(received) < n_bytes:
+        chunk = connection.recv(n_bytes - len(received))
+        if not chunk:
+            os._exit(0)
+        received += chunk
+    return bytes(received)

@@ -1,0 +1,112 @@
+"""What the process of one upload can still do when it looks at foreign bytes: next to nothing."""
+
+import os
+import resource
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.landlock import landlock_version
+from serving.parse_child import isolate, keep_only, limit
+from serving.settings import ParseLimits
+
+needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """Run ``work`` in a fork; return what it returned, or the name of its exception, as text."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = type(error).__name__
+        os.write(writing, said.encode()[:4000])
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda secret: secret.read_text(),
+        lambda secret: secret.write_text("changed"),
+        lambda secret: (secret.parent / "new").write_text("x"),
+        lambda secret: os.listdir(secret.parent),
+        lambda secret: Path("/etc/passwd").read_text(),
+        lambda secret: Path("/proc/self/environ").read_text(),
+        lambda secret: Path("/proc/1/cmdline").read_text(),
+        lambda secret: os.unlink(secret),
+        lambda secret: os.execv(sys.executable, [sys.executable, "-c", ""]),
+        lambda secret: socket.create_connection(("127.0.0.1", 9)),
+        lambda secret: os.kill(os.getppid(), 0),
+    ],
+)
+def test_foreign_files_programs_and_processes_are_out_of_reach(
+    attempt: Callable[[Path], object], tmp_path: Path
+) -> None:
+    job, secret = tmp_path / "job", tmp_path / "secret"
+    job.mkdir()
+    secret.write_text("canary")
+
+    def work() -> object:
+        isolate(job)
+        return attempt(secret)
+
+    assert in_child(work) == "PermissionError"
+    assert secret.read_text() == "canary" and sorted(os.listdir(tmp_path)) == ["job", "secret"]
+
+
+@needs_landlock
+def test_the_own_folder_and_the_packages_stay_usable(tmp_path: Path) -> None:
+    def work() -> object:
+        isolate(tmp_path)
+        (tmp_path / "own").write_text("x")
+        import ftplib  # nothing here imports it before
+
+        return (tmp_path / "own").read_text() + ftplib.__name__
+
+    assert "ftplib" not in sys.modules
+    assert in_child(work) == "xftplib"
+
+
+def test_descriptors_are_closed_but_the_named_ones() -> None:
+    ready, go = os.pipe(), os.pipe()
+    with tempfile.TemporaryFile() as kept, tempfile.TemporaryFile() as other:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(other.fileno(), 300)
+            keep_only(kept.fileno(), ready[1], go[0])
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+        found = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        os.write(go[1], b"x")
+        os.waitpid(pid, 0)
+        assert found == {0, 1, 2, kept.fileno(), ready[1], go[0]}
+    for number in (*ready, *go):
+        os.close(number)
+
+
+def test_every_resource_has_a_limit() -> None:
+    limits = ParseLimits(memory_mb=300, cpu_s=5, n_files_open=40)
+
+    def work() -> object:
+        limit(limits, n_bytes=1000, statm=os.open("/proc/self/statm", os.O_RDONLY))
+        kinds = ("AS", "CPU", "NOFILE", "FSIZE", "NPROC", "CORE")
+        return [max(resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))) for kind in kinds]
+
+    memory, cpu, files, size, processes, core = map(int, in_child(work).strip("[]").split(", "))
+    assert 0 < memory < 64 << 30 and 0 < cpu < 10**6 and files == 40
+    assert (size, processes, core) == ((64 << 20) + 4000, 0, 0)
