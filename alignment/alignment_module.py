@@ -1,4 +1,4 @@
-"""What one training step runs: encoders, fusion, the map on the picture's side and the loss's learned numbers."""
+"""What one training step runs: encoders, fusion, and for every answer the loss's learned numbers and picture map."""
 
 from collections.abc import Mapping
 
@@ -10,22 +10,45 @@ from alignment.matching_loss import Matching
 from encoders.cross_attention import CrossAttentionFusion
 from encoders.fusion import Fusion
 from encoders.layers.constraints import penalties
+from encoders.modality import combination
+from encoders.separate_encoders import SeparateEncoders
+
+
+class AnswerTerm(nn.Module):
+    """The loss of one answer: its learned numbers (temperature), memory, and map on the picture's side.
+
+    Every answer has its own. With common ones the fused answers, which are easier, set the temperature and the map by
+    which EEG alone and MEG alone are trained.
+    """
+
+    def __init__(self, config: AnyLossConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.loss = build_loss(config, embed_dim)
+        self.image_map = nn.Linear(embed_dim, embed_dim, bias=False)
+        nn.init.eye_(self.image_map.weight)
+        self.image_map.requires_grad_(self.loss.image_map)
+
+    def forward(self, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return mapped targets (n, d) and the loss's learned numbers."""
+        return self.image_map(target), self.loss()
 
 
 class AlignmentModule(nn.Module):
-    """Encoders, fusion and temperature in one forward call; every combination of modalities is trained in every step.
+    """Encoders, fusion and temperatures in one forward call; every combination of modalities is trained in every step.
 
-    With separate encoders the fused term does not reach into them, so each stays as good as one trained alone.
+    With separate encoders no term reaches into the branch of another (`branch_of`), so on a CPU an encoder goes the
+    same way, bit for bit, as one trained alone from the same seed.
     """
 
     def __init__(self, fusion: Fusion, positions: Mapping[str, Tensor], config: AnyLossConfig) -> None:
         super().__init__()
         self.fusion = fusion
         self.positions = dict(positions)
-        self.alignment_loss = build_loss(config, fusion.embed_dim)
-        self.image_map = nn.Linear(fusion.embed_dim, fusion.embed_dim, bias=False)
-        nn.init.eye_(self.image_map.weight)
-        self.image_map.requires_grad_(self.alignment_loss.image_map)
+        names = tuple(fusion.modalities)
+        self.combinations = [(name,) for name in names] + ([names] if len(names) > 1 else [])
+        self.terms = nn.ModuleDict(
+            {combination(some): AnswerTerm(config, fusion.embed_dim) for some in self.combinations}
+        )
         self.matching_weight = config.matching_weight if isinstance(config, AlignmentLossConfig) else 0.0
         self.matching = None
         if self.matching_weight > 0:
@@ -36,6 +59,29 @@ class AlignmentModule(nn.Module):
                 )
             self.matching = Matching(fusion.embed_dim)
 
+    def term(self, key: str) -> AnswerTerm:
+        """Give the term of a combination, as `combination` spells it."""
+        found = self.terms[key]
+        assert isinstance(found, AnswerTerm)
+        return found
+
+    def branch_of(self, name: str) -> str:
+        """Say which branch a parameter belongs to: a modality's, or that of all together ("").
+
+        A branch that is a modality's learns from this modality's term alone. One network over all channels is one
+        branch with all its terms.
+        """
+        if not isinstance(self.fusion, SeparateEncoders):
+            return ""
+        for modality in self.fusion.modalities:
+            if name.startswith((f"fusion.encoders.{modality}.", f"terms.{modality}.")):
+                return modality
+        return ""
+
+    def branch_of_term(self, key: str) -> str:
+        """Say which branch the answer of a combination trains."""
+        return self.branch_of(f"terms.{key}.")
+
     def forward(
         self,
         data: Mapping[str, Tensor],
@@ -43,18 +89,20 @@ class AlignmentModule(nn.Module):
         target: Tensor,
         stimulus: Tensor,
         available: Mapping[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return answers per combination, mapped targets, the loss's learned numbers, and extra loss terms."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+        """Return answers, mapped targets and the loss's learned numbers per combination, and extra loss terms."""
         answers = self.fusion.answers(data, self.positions, subject, available)
-        learned, extra = self.alignment_loss(), {}
+        compared, learned, extra = {}, {}, {}
+        for key in answers:
+            compared[key], learned[key] = self.term(key)(target)
         if self.matching is not None:
             assert isinstance(self.fusion, CrossAttentionFusion)
             if available:
                 raise ValueError("the matching loss needs every modality in every row; set matching_weight to 0")
-            scale = learned["logit_scale"].detach()
+            scale = learned[combination(self.fusion.modalities)]["logit_scale"].detach()
             loss = self.matching(self.fusion, data, self.positions, subject, stimulus, scale)
             extra["matching"] = self.matching_weight * loss
         penalty = penalties(self.fusion)
         if penalty is not None:
             extra["penalty"] = penalty
-        return answers, self.image_map(target), learned, extra
+        return answers, compared, learned, extra

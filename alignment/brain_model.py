@@ -31,7 +31,9 @@ from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocessor
 
 WEIGHTS, META = "brain.safetensors", "brain.json"
-SCHEMA_VERSION = 1
+ONE_SPACE, SCHEMA_VERSION = 1, 2
+"""Versions of the files: a model with one space for all answers is still written as its first readers knew it."""
+BASES = "bases."
 BATCH = 256
 Float = NDArray[np.float32]
 
@@ -76,7 +78,9 @@ class BrainModel:
     fusion_config : FusionConfig
     subjects : sequence of str, or mapping of str to sequence of str
         People of the training data, in the order of their indices; per modality where they differ.
-    space : TargetSpace
+    spaces : TargetSpace or mapping of str to TargetSpace
+        Where answers are compared with pictures: one space for all, or one per combination of modalities, with the same
+        statistics and its own map.
     projector : Projector
     runtime : Runtime
     """
@@ -87,7 +91,7 @@ class BrainModel:
         encoders: Mapping[str, Any],
         fusion_config: AnyFusionConfig,
         subjects: Sequence[str] | Mapping[str, Sequence[str]],
-        space: TargetSpace,
+        spaces: TargetSpace | Mapping[str, TargetSpace],
         projector: Projector,
         runtime: Runtime,
     ) -> None:
@@ -96,17 +100,17 @@ class BrainModel:
         self.fusion_config = fusion_config
         people = subjects if isinstance(subjects, Mapping) else dict.fromkeys(preprocessors, subjects)
         self.people = {name: tuple(people[name]) for name in preprocessors}
-        self.space = space
+        self.spaces = spaces if isinstance(spaces, TargetSpace) else dict(spaces)
         self.projector = projector
         self.runtime = runtime
         counts = {name: len(names) for name, names in self.people.items()}
-        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, counts, space.embed_dim)
+        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, counts, self.embed_dim)
         self.fusion = fusion.eval().requires_grad_(False).to(runtime.device)
         self.positions = sensor_positions(self.preprocessors, runtime)
 
     @property
     def embed_dim(self) -> int:
-        return self.space.embed_dim
+        return self._any_space().embed_dim
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -126,9 +130,27 @@ class BrainModel:
         """Preprocessing hash of each modality."""
         return {name: preprocessor.digest for name, preprocessor in self.preprocessors.items()}
 
-    def similarity(self, brain_embeds: Float, image_embeds: Float) -> Float:
-        """Compare ``brain_embeds`` (n, d) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32."""
-        return self.space.similarity(brain_embeds, image_embeds)
+    def space_of(self, modalities: Sequence[str]) -> TargetSpace:
+        """Give the space in which answers from these modalities are compared with pictures.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained to answer from them.
+        """
+        if isinstance(self.spaces, TargetSpace):
+            return self.spaces
+        key = combination(modalities)
+        if key not in self.spaces:
+            raise ValueError(f"no target space for the modalities {key!r}, only for {sorted(self.spaces)}; train it")
+        return self.spaces[key]
+
+    def similarity(self, brain_embeds: Float, image_embeds: Float, modalities: Sequence[str]) -> Float:
+        """Compare ``brain_embeds`` (n, d) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32.
+
+        ``modalities`` are those that the answers come from (`InputReport.modalities`).
+        """
+        return self.space_of(modalities).similarity(brain_embeds, image_embeds)
 
     def embed(
         self, recordings: Sequence[SignalEpochs], *, subject: str | None = None, average: bool = False
@@ -202,11 +224,13 @@ class BrainModel:
         for name, preprocessor in self.preprocessors.items():
             metas[name], arrays = preprocessor.state()
             tensors |= {f"preprocess.{name}.{key}": torch.from_numpy(array) for key, array in arrays.items()}
-        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in self.space.arrays().items()}
+        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in self._any_space().arrays().items()}
+        if not isinstance(self.spaces, TargetSpace):
+            tensors |= {f"{BASES}{key}": torch.from_numpy(space.basis) for key, space in self.spaces.items()}
         tensors |= {f"projector.{key}": torch.from_numpy(array) for key, array in self.projector.arrays().items()}
         save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
         meta = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": ONE_SPACE if isinstance(self.spaces, TargetSpace) else SCHEMA_VERSION,
             "embed_dim": self.embed_dim,
             "subjects": self.people,
             "encoders": {name: config.model_dump(mode="json") for name, config in self.encoders.items()},
@@ -225,9 +249,10 @@ class BrainModel:
             If the files are of another schema version.
         """
         meta = json.loads((folder / META).read_text())
-        if meta["schema_version"] != SCHEMA_VERSION:
+        if meta["schema_version"] not in (ONE_SPACE, SCHEMA_VERSION):
             raise ValueError(
-                f"{META} has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}; export the model again"
+                f"{META} has schema version {meta['schema_version']}, expected {ONE_SPACE} or {SCHEMA_VERSION}; export "
+                "the model again"
             )
         tensors = load_file(folder / WEIGHTS)
         preprocessors = {
@@ -239,7 +264,7 @@ class BrainModel:
             {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
             _FUSION.validate_python(meta["fusion"]),
             meta["subjects"],
-            TargetSpace(**_arrays(tensors, "space.")),
+            _spaces(tensors),
             Projector.from_arrays(_arrays(tensors, "projector.")),
             runtime or Runtime(),
         )
@@ -251,6 +276,10 @@ class BrainModel:
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set the weights of encoders and fusion."""
         self.fusion.load_state_dict(dict(weights))
+
+    def _any_space(self) -> TargetSpace:
+        """Give a space for what all have in common, which is everything but the map."""
+        return self.spaces if isinstance(self.spaces, TargetSpace) else next(iter(self.spaces.values()))
 
     def _person(
         self, subject: str | None, parts: Mapping[str, SignalEpochs]
@@ -330,6 +359,13 @@ def _report(person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequenc
         dropped=tuple(name for report in reports for name in report.dropped),
         warnings=(*notes, *(warning for report in reports for warning in report.warnings)),
     )
+
+
+def _spaces(tensors: Mapping[str, Tensor]) -> TargetSpace | dict[str, TargetSpace]:
+    """Read one space, or one per combination."""
+    first = TargetSpace(**_arrays(tensors, "space."))
+    bases = _arrays(tensors, BASES)
+    return {key: first.with_basis(basis) for key, basis in bases.items()} if bases else first
 
 
 def _arrays(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, NDArray[Any]]:

@@ -144,7 +144,7 @@ class _Test:
             if window is not None:
                 data = data * in_window(self.model.preprocessors[name], window)
             embeds = self.model.encode({name: data}, self.model.person_index(person))
-            found.append(self.model.similarity(embeds, gallery))
+            found.append(self.model.similarity(embeds, gallery, (name,)))
         place = {image: column for column, image in enumerate(images)}
         return TestRows(found[0], found[1], np.array([place[image] for image in epochs.stimulus]))
 

@@ -1,6 +1,7 @@
 """What `encoder_table.py` trains: a list of jobs, the later ones chosen by the validation scores of the earlier."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def all_jobs(work: Path) -> list[Job]:
     presets = [*ALSO, *(name for name in encoder_names() if name not in (*ALSO, *SLOWEST)), *SLOWEST]
     eeg = [Job(preset, "encoder", EEG, preset) for preset in presets]
     meg = [Job(preset, "encoder", MEG, preset) for preset in MEANT_FOR_MEG]
-    repeated = [job for job in eeg if job.encoder in {*YARDSTICKS, *best_encoders(eeg, work)}]
+    repeated = [job for job in eeg if job.encoder in {*YARDSTICKS, DEFAULT_ENCODER, *best_encoders(eeg, work)}]
     again = [replace(job, seed=seed) for seed in MORE_SEEDS for job in repeated]
     fused = [
         Job(title, "fusion", BOTH, fusion=fusion, budget=TOKENS if title.startswith("cross") else Budget())
@@ -113,6 +114,23 @@ def all_jobs(work: Path) -> list[Job]:
     fixed = [Job(title, "without learning", BOTH) for title in WITHOUT_LEARNING]
     patient = [Job(f"{name} with patience", "encoder", EEG, name, budget=PATIENT) for name in NEEDS_PATIENCE]
     return first + eeg + fused + meg + again + fixed + patient
+
+
+def fusion_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """List what the two tables of fusions need: yardsticks, fusions, and the same encoders alone from the same seeds.
+
+    The long jobs come last.
+    """
+    fused = [job for job in jobs if job.group == "fusion"]
+    wanted = {(job.encoder, job.seed) for job in fused}
+    alone = [
+        job
+        for job in jobs
+        if job.group == "encoder" and job.modalities != BOTH and job.budget == Budget()
+        and (job.encoder, job.seed) in wanted
+    ]  # fmt: skip
+    rest = [job for job in jobs if job.group in ("yardsticks", "without learning")]
+    return sorted([*rest[:1], *alone, *fused, *rest[1:]], key=lambda job: job.budget.seconds)
 
 
 def best_encoders(jobs: list[Job], work: Path) -> list[str]:

@@ -135,7 +135,8 @@ def write_report(bundle_folder: Path, data: Path, out: Path, *, n_repetitions: i
 
 def _similarity_to(brain: Any, image_embeds: Any) -> Similarity:
     def similarity(parts: Sequence[SignalEpochs]) -> Any:
-        return brain.similarity(brain.embed(parts).brain_embeds, image_embeds)
+        answer = brain.embed(parts)
+        return brain.similarity(answer.brain_embeds, image_embeds, answer.report.modalities)
 
     return similarity
 
