@@ -22,7 +22,7 @@ from alignment.pairs import Signals
 from alignment.projector import Projector
 from alignment.recordings import by_modality, joined
 from alignment.runtime import Runtime
-from alignment.target_space import TargetSpace
+from alignment.target_space import Spaces, TargetSpace, any_space, read_spaces, space_for, spaces_arrays
 from encoders.build import EncoderConfig, SignalShape
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig
@@ -33,7 +33,6 @@ from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocess
 WEIGHTS, META = "brain.safetensors", "brain.json"
 ONE_SPACE, SCHEMA_VERSION = 1, 2
 """Versions of the files: a model with one space for all answers is still written as its first readers knew it."""
-BASES = "bases."
 BATCH = 256
 Float = NDArray[np.float32]
 
@@ -79,8 +78,7 @@ class BrainModel:
     subjects : sequence of str, or mapping of str to sequence of str
         People of the training data, in the order of their indices; per modality where they differ.
     spaces : TargetSpace or mapping of str to TargetSpace
-        Where answers are compared with pictures: one space for all, or one per combination of modalities, with the same
-        statistics and its own map.
+        Where answers are compared with pictures: one space for all, or one per combination of modalities.
     projector : Projector
     runtime : Runtime
     """
@@ -91,7 +89,7 @@ class BrainModel:
         encoders: Mapping[str, Any],
         fusion_config: AnyFusionConfig,
         subjects: Sequence[str] | Mapping[str, Sequence[str]],
-        spaces: TargetSpace | Mapping[str, TargetSpace],
+        spaces: Spaces,
         projector: Projector,
         runtime: Runtime,
     ) -> None:
@@ -100,7 +98,7 @@ class BrainModel:
         self.fusion_config = fusion_config
         people = subjects if isinstance(subjects, Mapping) else dict.fromkeys(preprocessors, subjects)
         self.people = {name: tuple(people[name]) for name in preprocessors}
-        self.spaces = spaces if isinstance(spaces, TargetSpace) else dict(spaces)
+        self.spaces = spaces
         self.projector = projector
         self.runtime = runtime
         counts = {name: len(names) for name, names in self.people.items()}
@@ -110,7 +108,7 @@ class BrainModel:
 
     @property
     def embed_dim(self) -> int:
-        return self._any_space().embed_dim
+        return any_space(self.spaces).embed_dim
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -138,12 +136,7 @@ class BrainModel:
         ValueError
             If the model was not trained to answer from them.
         """
-        if isinstance(self.spaces, TargetSpace):
-            return self.spaces
-        key = combination(modalities)
-        if key not in self.spaces:
-            raise ValueError(f"no target space for the modalities {key!r}, only for {sorted(self.spaces)}; train it")
-        return self.spaces[key]
+        return space_for(self.spaces, combination(modalities))
 
     def similarity(self, brain_embeds: Float, image_embeds: Float, modalities: Sequence[str]) -> Float:
         """Compare ``brain_embeds`` (n, d) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32.
@@ -224,9 +217,7 @@ class BrainModel:
         for name, preprocessor in self.preprocessors.items():
             metas[name], arrays = preprocessor.state()
             tensors |= {f"preprocess.{name}.{key}": torch.from_numpy(array) for key, array in arrays.items()}
-        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in self._any_space().arrays().items()}
-        if not isinstance(self.spaces, TargetSpace):
-            tensors |= {f"{BASES}{key}": torch.from_numpy(space.basis) for key, space in self.spaces.items()}
+        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in spaces_arrays(self.spaces).items()}
         tensors |= {f"projector.{key}": torch.from_numpy(array) for key, array in self.projector.arrays().items()}
         save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
         meta = {
@@ -264,7 +255,7 @@ class BrainModel:
             {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
             _FUSION.validate_python(meta["fusion"]),
             meta["subjects"],
-            _spaces(tensors),
+            read_spaces(_arrays(tensors, "space.")),
             Projector.from_arrays(_arrays(tensors, "projector.")),
             runtime or Runtime(),
         )
@@ -276,10 +267,6 @@ class BrainModel:
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set the weights of encoders and fusion."""
         self.fusion.load_state_dict(dict(weights))
-
-    def _any_space(self) -> TargetSpace:
-        """Give a space for what all have in common, which is everything but the map."""
-        return self.spaces if isinstance(self.spaces, TargetSpace) else next(iter(self.spaces.values()))
 
     def _person(
         self, subject: str | None, parts: Mapping[str, SignalEpochs]
@@ -359,13 +346,6 @@ def _report(person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequenc
         dropped=tuple(name for report in reports for name in report.dropped),
         warnings=(*notes, *(warning for report in reports for warning in report.warnings)),
     )
-
-
-def _spaces(tensors: Mapping[str, Tensor]) -> TargetSpace | dict[str, TargetSpace]:
-    """Read one space, or one per combination."""
-    first = TargetSpace(**_arrays(tensors, "space."))
-    bases = _arrays(tensors, BASES)
-    return {key: first.with_basis(basis) for key, basis in bases.items()} if bases else first
 
 
 def _arrays(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ about one of them) and passed through a linear map. The map starts as the identi
 brain does not see all directions of the CLIP space equally well, and a plain cosine would count them as if it did.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +68,49 @@ class TargetSpace:
         return {
             "centre": self.centre, "scale": self.scale, "mean": self.mean, "std": self.std, "basis": self.basis,
         }  # fmt: skip
+
+
+Spaces = TargetSpace | Mapping[str, TargetSpace]
+"""One space for all answers, or one per combination of modalities: the same statistics, and each its own map."""
+BASIS_OF = "basis."
+
+
+def any_space(spaces: Spaces) -> TargetSpace:
+    """Give a space for what all have in common, which is everything but the map."""
+    return spaces if isinstance(spaces, TargetSpace) else next(iter(spaces.values()))
+
+
+def space_for(spaces: Spaces, key: str) -> TargetSpace:
+    """Give the space of a combination of modalities.
+
+    Raises
+    ------
+    ValueError
+        If there are several and none for it.
+    """
+    if isinstance(spaces, TargetSpace):
+        return spaces
+    if key not in spaces:
+        raise ValueError(f"no target space for the modalities {key!r}, only for {sorted(spaces)}; train it")
+    return spaces[key]
+
+
+def spaces_arrays(spaces: Spaces) -> dict[str, Float]:
+    """Give what `read_spaces` reads; with several spaces, ``basis.<combination>`` for each."""
+    arrays = any_space(spaces).arrays()
+    if isinstance(spaces, TargetSpace):
+        return arrays
+    del arrays["basis"]
+    return arrays | {f"{BASIS_OF}{key}": space.basis for key, space in spaces.items()}
+
+
+def read_spaces(arrays: Mapping[str, Float]) -> Spaces:
+    """Rebuild what `spaces_arrays` gave."""
+    if "basis" in arrays:
+        return TargetSpace(**arrays)
+    bases = {key.removeprefix(BASIS_OF): value for key, value in arrays.items() if key.startswith(BASIS_OF)}
+    rest = {key: value for key, value in arrays.items() if not key.startswith(BASIS_OF)}
+    return {key: TargetSpace(basis=basis, **rest) for key, basis in bases.items()}
 
 
 def _unit(image_embeds: Float) -> NDArray[np.float64]:

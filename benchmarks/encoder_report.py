@@ -22,17 +22,22 @@ COLUMNS = (
 RULE = "|---|" + "---:|" * 11
 
 
-def write_tables(work: Path, layout_names: Mapping[tuple[str, ...], str], expected: Sequence[Job]) -> None:
-    """Write one section per choice of modalities, from whatever jobs are finished; those of ``expected`` that are not
-    are named below the table."""
-    results = [json.loads(file.read_text()) for file in sorted(work.glob("*/result.json"))]
+def write_tables(
+    work: Path, layout_names: Mapping[tuple[str, ...], str], expected: Sequence[Job], note: str = ""
+) -> None:
+    """Write one section per choice of modalities, from whichever of the jobs are finished; the others are named there.
+
+    ``note`` goes above each table: what was special about this run.
+    """
+    files = [work / job.key / "result.json" for job in expected]
+    results = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
     yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks"), None)
     if yardsticks is None:
         raise SystemExit("the yardsticks are not finished; run the benchmark first")
     for modalities, title in layout_names.items():
         mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != "yardsticks"]
         if mine:
-            body = preamble() + table(mine, yardsticks, work, "+".join(modalities))
+            body = preamble() + (f"{note}\n\n" if note else "") + table(mine, yardsticks, work, "+".join(modalities))
             body += unfinished([job for job in expected if job.modalities == modalities], work)
             write_section(f"Encoders on the simulated study: {title}", body)
 

@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="comma-separated words; a job runs if its key holds one of them")
     parser.add_argument("--part", choices=("all", "fusion"), default="all", help="fusion: its two tables, others stay")
     parser.add_argument("--table", action="store_true", help="write the tables of what is finished and stop")
+    parser.add_argument("--note", default="", help="a sentence above the tables: what was special about this run")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     words = [word for word in arguments.only.split(",") if word]
@@ -122,8 +123,8 @@ def main() -> None:
         if [job.key for job in chosen()] == before:  # the best of the first round get more seeds in the second
             break
     names = {BOTH: LAYOUT_NAMES[BOTH]} if arguments.part == "fusion" else LAYOUT_NAMES
-    write_tables(arguments.work, names, expected())
-    write_fusion_section(arguments.work, expected())
+    write_tables(arguments.work, names, expected(), arguments.note)
+    write_fusion_section(arguments.work, expected(), arguments.note)
 
 
 if __name__ == "__main__":

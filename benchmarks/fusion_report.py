@@ -16,7 +16,7 @@ MAX_LOSS, MIN_GAIN = 0.02, 0.05
 N_BOOTSTRAP = 2000
 
 
-def write_fusion_section(work: Path, expected: Sequence[Job]) -> None:
+def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") -> None:
     """Write the section from whatever jobs are finished; the fusions of ``expected`` that are not are named below."""
     jobs = [job for job in expected if (work / job.key / "result.json").exists()]
     alone = {(job.modalities, job.encoder): [] for job in jobs if job.group == "encoder"}
@@ -47,6 +47,7 @@ def write_fusion_section(work: Path, expected: Sequence[Job]) -> None:
         f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
         f"{100 * MIN_GAIN:.0f} points above the better one alone.",
         "",
+        *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
         "| missing one | both |",
         "|---|---:|---:|---:|---:|---:|---|---|",
