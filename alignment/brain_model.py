@@ -22,7 +22,7 @@ from alignment.pairs import Signals
 from alignment.projector import Projector
 from alignment.recordings import by_modality, joined
 from alignment.runtime import Runtime
-from alignment.target_space import TargetSpace
+from alignment.target_space import Spaces, TargetSpace, any_space, read_spaces, space_for, spaces_arrays
 from encoders.build import EncoderConfig, SignalShape
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig
@@ -31,7 +31,8 @@ from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocessor
 
 WEIGHTS, META = "brain.safetensors", "brain.json"
-SCHEMA_VERSION = 1
+ONE_SPACE, SCHEMA_VERSION = 1, 2
+"""Versions of the files: a model with one space for all answers is still written as its first readers knew it."""
 BATCH = 256
 Float = NDArray[np.float32]
 
@@ -76,7 +77,8 @@ class BrainModel:
     fusion_config : FusionConfig
     subjects : sequence of str, or mapping of str to sequence of str
         People of the training data, in the order of their indices; per modality where they differ.
-    space : TargetSpace
+    spaces : TargetSpace or mapping of str to TargetSpace
+        Where answers are compared with pictures: one space for all, or one per combination of modalities.
     projector : Projector
     runtime : Runtime
     """
@@ -87,7 +89,7 @@ class BrainModel:
         encoders: Mapping[str, Any],
         fusion_config: AnyFusionConfig,
         subjects: Sequence[str] | Mapping[str, Sequence[str]],
-        space: TargetSpace,
+        spaces: Spaces,
         projector: Projector,
         runtime: Runtime,
     ) -> None:
@@ -96,18 +98,18 @@ class BrainModel:
         self.fusion_config = fusion_config
         people = subjects if isinstance(subjects, Mapping) else dict.fromkeys(preprocessors, subjects)
         self.people = {name: tuple(people[name]) for name in preprocessors}
-        self.space = space
+        self.spaces = spaces
         self.projector = projector
         self.runtime = runtime
         counts = {name: len(names) for name, names in self.people.items()}
-        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, counts, space.embed_dim)
+        fusion = build_fusion(self.preprocessors, self.encoders, fusion_config, counts, any_space(spaces).embed_dim)
         self.fusion = fusion.eval().requires_grad_(False).to(runtime.device)
         self.positions = sensor_positions(self.preprocessors, runtime)
 
     @property
     def embed_dim(self) -> int:
         """Width of ``image_embeds``; that of ``brain_embeds`` may be smaller."""
-        return self.space.target_dim
+        return any_space(self.spaces).target_dim
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -127,9 +129,22 @@ class BrainModel:
         """Preprocessing hash of each modality."""
         return {name: preprocessor.digest for name, preprocessor in self.preprocessors.items()}
 
-    def similarity(self, brain_embeds: Float, image_embeds: Float) -> Float:
-        """Compare ``brain_embeds`` (n, e) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32."""
-        return self.space.similarity(brain_embeds, image_embeds)
+    def space_of(self, modalities: Sequence[str]) -> TargetSpace:
+        """Give the space in which answers from these modalities are compared with pictures.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained to answer from them.
+        """
+        return space_for(self.spaces, combination(modalities))
+
+    def similarity(self, brain_embeds: Float, image_embeds: Float, modalities: Sequence[str]) -> Float:
+        """Compare ``brain_embeds`` (n, e) with raw image embeddings (m, d) of a gallery: cosines (n, m), float32.
+
+        ``modalities`` are those that the answers come from (`InputReport.modalities`).
+        """
+        return self.space_of(modalities).similarity(brain_embeds, image_embeds)
 
     def embed(
         self, recordings: Sequence[SignalEpochs], *, subject: str | None = None, average: bool = False
@@ -203,11 +218,11 @@ class BrainModel:
         for name, preprocessor in self.preprocessors.items():
             metas[name], arrays = preprocessor.state()
             tensors |= {f"preprocess.{name}.{key}": torch.from_numpy(array) for key, array in arrays.items()}
-        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in self.space.arrays().items()}
+        tensors |= {f"space.{key}": torch.from_numpy(array) for key, array in spaces_arrays(self.spaces).items()}
         tensors |= {f"projector.{key}": torch.from_numpy(array) for key, array in self.projector.arrays().items()}
         save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
         meta = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": ONE_SPACE if isinstance(self.spaces, TargetSpace) else SCHEMA_VERSION,
             "embed_dim": self.embed_dim,
             "subjects": self.people,
             "encoders": {name: config.model_dump(mode="json") for name, config in self.encoders.items()},
@@ -226,9 +241,10 @@ class BrainModel:
             If the files are of another schema version.
         """
         meta = json.loads((folder / META).read_text())
-        if meta["schema_version"] != SCHEMA_VERSION:
+        if meta["schema_version"] not in (ONE_SPACE, SCHEMA_VERSION):
             raise ValueError(
-                f"{META} has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}; export the model again"
+                f"{META} has schema version {meta['schema_version']}, expected {ONE_SPACE} or {SCHEMA_VERSION}; export "
+                "the model again"
             )
         tensors = load_file(folder / WEIGHTS)
         preprocessors = {
@@ -240,7 +256,7 @@ class BrainModel:
             {name: _ENCODER.validate_python(config) for name, config in meta["encoders"].items()},
             _FUSION.validate_python(meta["fusion"]),
             meta["subjects"],
-            TargetSpace.from_arrays(_arrays(tensors, "space.")),
+            read_spaces(_arrays(tensors, "space.")),
             Projector.from_arrays(_arrays(tensors, "projector.")),
             runtime or Runtime(),
         )

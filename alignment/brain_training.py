@@ -1,6 +1,6 @@
 """Network, loss and selection of one training run on one study, and the export of its result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from alignment.report import RidgeTable, fit_ridges
 from alignment.retrieval import report_similarity
 from alignment.runtime import Runtime
 from alignment.study import Study
-from alignment.target_map import TargetMap
 from alignment.target_space import TargetSpace
 from alignment.train_config import ModalityConfig, TrainConfig
 from encoders.augment import augment
@@ -54,8 +53,8 @@ class BrainTraining:
         fusion = build_fusion(self.study.preprocessors, self.encoders, config.fusion, n_subjects, width)
         self.positions = sensor_positions(self.study.preprocessors, runtime)
         n_people = max(n_subjects.values()) if len(set(map(tuple, self.study.subjects.values()))) == 1 else 0
-        target_map = TargetMap(config.target_map, self.study.space.target_dim, n_people)
-        self.module = AlignmentModule(fusion, self.positions, config.loss, target_map)
+        target_dim = self.study.space.target_dim
+        self.module = AlignmentModule(fusion, self.positions, config.loss, config.target_map, target_dim, n_people)
 
     def _groups(self) -> GroupedBatches | None:
         """Group epochs by picture, if the config says so."""
@@ -72,8 +71,7 @@ class BrainTraining:
     @property
     def combinations(self) -> list[tuple[str, ...]]:
         """Every modality alone and, if there are several, all together."""
-        names = tuple(self.study.preprocessors)
-        return [(name,) for name in names] + ([names] if len(names) > 1 else [])
+        return self.module.combinations
 
     def batch_at(self, step: int, rank: int, world: int) -> dict[str, Any]:
         train, config = self.study.train, self.config
@@ -106,28 +104,29 @@ class BrainTraining:
         return changed
 
     def loss(self, module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses of the branches; one branch that gives several answers takes the mean of their losses."""
         answers, compared, learned, extra = module(
             batch["data"], batch["subject"], batch["target"], batch["stimulus"], batch["available"]
         )
         inner = self.runtime.unwrap(module)
         assert isinstance(inner, AlignmentModule)
-        gather, alignment = self.runtime.gather_with_grad, inner.alignment_loss
+        gather = self.runtime.gather_with_grad
         masks = availability(inner.fusion.modalities, batch["data"], batch["available"], batch["subject"])
-        shown = (batch["target"], compared, batch["stimulus"])
-        everything = tuple(map(gather, shown))
-        losses, logs = [], {name: value.detach() for name, value in learned.items()}
-        for names in self.combinations:
+        branches: dict[str, list[Tensor]] = {}
+        logs: dict[str, Tensor] = {}
+        for names in inner.combinations:
             name, rows = combination(names), torch.stack([masks[one] for one in names]).all(dim=0)
             if len(answers[name]) == 0:  # the same for all processes
                 continue
-            target, mapped, stimulus = everything if bool(rows.all()) else (gather(one[rows]) for one in shown)
+            shown = (batch["target"], compared[name], batch["stimulus"])
+            target, mapped, stimulus = map(gather, shown if bool(rows.all()) else (one[rows] for one in shown))
             pairs = EmbedPairs(gather(answers[name]), target, stimulus, mapped)
-            loss, parts = alignment.compute(pairs, learned)
-            losses.append(loss)
-            logs |= {f"{name}_{part}": value for part, value in parts.items()}
-        target, mapped, stimulus = everything
-        alignment.remember(EmbedPairs(target, target, stimulus, mapped))
-        loss = torch.stack(losses).mean()
+            loss, parts = inner.term(name).loss.compute(pairs, learned[name])
+            branches.setdefault(inner.branch_of_term(name), []).append(loss)
+            numbers = {**{part: value.detach() for part, value in learned[name].items()}, **parts}
+            logs |= {f"{name}_{part}": value for part, value in numbers.items()}
+            inner.term(name).loss.remember(EmbedPairs(target, target, stimulus, mapped))
+        loss = torch.stack([torch.stack(terms).mean() for terms in branches.values()]).sum()
         for name, term in extra.items():
             loss, logs[name] = loss + term, term.detach()
         return loss, logs
@@ -135,10 +134,10 @@ class BrainTraining:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Score every combination on validation pictures; ``score`` is the mean top-1."""
         assert isinstance(module, AlignmentModule)
-        study, space = self.study, self.mapped_space(module)
+        study = self.study
         scores = {}
         for names in self.combinations:
-            shown = study.val.view(names)
+            shown, space = study.val.view(names), self.mapped_space(module, names)
             embeds = self.encode(module.fusion, shown, names)
             report = report_similarity(space.similarity(embeds, study.val_embeds), shown.target, n_bootstrap=1)
             scores[f"{combination(names)}_top_1"] = report.top_1
@@ -150,10 +149,10 @@ class BrainTraining:
         data = {name: pairs.data[name] for name in names}
         return encode_pairs(fusion, data, self.positions, pairs.subject, self.runtime)
 
-    def mapped_space(self, module: nn.Module) -> TargetSpace:
-        """Give the target space as the trained map of the picture's side sees it."""
+    def mapped_space(self, module: nn.Module, names: Sequence[str]) -> TargetSpace:
+        """Give the target space as the trained map of the picture's side sees it, for answers from ``names``."""
         assert isinstance(module, AlignmentModule)
-        return self.study.space.with_basis(module.image_map.basis().cpu().numpy())
+        return self.study.space.with_basis(module.term(combination(names)).image_map.basis().cpu().numpy())
 
     def export(self, weights: Mapping[str, Tensor]) -> BrainModel:
         """Assemble the model that serving loads, and fit its projection to raw image embeddings."""
@@ -170,9 +169,10 @@ class BrainTraining:
             shown, expected = study.train_embeds[train.target], study.val_embeds[val.target]
             fits[combination(names)] = fit_projection(answers, shown, (held_out, expected), mean)
         projector = Projector({k: one[0] for k, one in fits.items()}, {k: one[1] for k, one in fits.items()}, mean)
+        spaces = {combination(names): self.mapped_space(self.module, names) for names in self.combinations}
         model = BrainModel(
-            study.preprocessors, self.encoders, self.config.fusion, study.subjects, self.mapped_space(self.module),
-            projector, self.runtime,
+            study.preprocessors, self.encoders, self.config.fusion, study.subjects,
+            spaces if len(spaces) > 1 else next(iter(spaces.values())), projector, self.runtime,
         )  # fmt: skip
         model.load_weights(fusion.state_dict())
         return model

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from alignment.checkpoint import load_checkpoint, write_atomic
 from alignment.loss_scale import LossScale
-from alignment.optim import Schedule, lr_factor, parameter_groups, update_average
+from alignment.optim import Schedule, clipped_together, lr_factor, parameter_groups, update_average
 from alignment.prefetch import StepTimes, batches_ahead
 from alignment.runtime import Runtime, own_part
 from alignment.training_state import (
@@ -149,7 +149,8 @@ def fit(
     found = load_checkpoint(run_dir / "checkpoints")
     if found is not None:
         restore_state(state, found, settings, FREE_TO_CHANGE)
-    now, scale, optimizer, trained = state.progress, state.loss_scale, state.optimizer, state.parameters
+    now, scale, optimizer = state.progress, state.loss_scale, state.optimizer
+    groups = clipped_together(state.trained, dict(zip(state.names, state.parameters, strict=True)))
     log = _Log(run_dir / "log.jsonl", now.step, runtime.is_main, on_log)
     norms = [part for part in state.trained.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
     limit, times = config.max_seconds or math.inf, StepTimes()
@@ -176,7 +177,8 @@ def fit(
             loss, logs = answer if isinstance(answer, tuple) else (answer, {})
             scaled = loss if scale.value == 1 else loss.float() * scale.value
             scaled.backward()  # type: ignore[no-untyped-call]
-            grad_norm = runtime.clip_gradients(trained, config.grad_clip, scale.value)
+            norms_of_groups = [runtime.clip_gradients(some, config.grad_clip, scale.value) for some in groups]
+            grad_norm = math.hypot(*norms_of_groups)
             now.last_loss = float(loss.detach())
             broken, overflow, out_of_time = runtime.any_of(
                 not math.isfinite(now.last_loss), not math.isfinite(grad_norm), now.elapsed() >= limit

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from alignment.runtime import own_part
 
 Schedule = Literal["constant", "cosine", "onecycle"]
+
+
+@runtime_checkable
+class Branched(Protocol):
+    """A module whose parts learn from losses of their own; `branch_of` names the part of a parameter."""
+
+    def branch_of(self, name: str) -> str: ...
+
 
 NO_DECAY = ("logit_scale", "logit_bias", "temperature", "position", "pos_embed", "class_embedding")
 
@@ -52,6 +60,17 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> tuple[list[str],
         {"params": [p for _, p in spared], "weight_decay": 0.0},
     ]
     return [name for name, _ in decayed + spared], [group for group in groups if group["params"]]
+
+
+def clipped_together(module: nn.Module, named: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Split parameters, in their order, into those whose gradients are clipped by one joint length.
+
+    The branches of a `Branched` module are clipped apart, or a long gradient of one would shorten the steps of all.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        groups.setdefault(module.branch_of(name) if isinstance(module, Branched) else "", []).append(parameter)
+    return list(groups.values())
 
 
 @torch.no_grad()

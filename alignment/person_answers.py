@@ -121,14 +121,14 @@ def answer(
         data = inputs(kind)
         for key, some in names.items():
             embeds[key][kind] = model.encode({name: data[name] for name in some}, subject)
-            similarity[key][kind] = model.similarity(embeds[key][kind], gallery)
+            similarity[key][kind] = model.similarity(embeds[key][kind], gallery, some)
         if kind != RECORDING:
             continue
         for window in windows:
             inside = {name: one * in_window(model.preprocessors[name], window) for name, one in data.items()}
             for key, some in names.items():
                 found = model.encode({name: inside[name] for name in some}, subject)
-                occluded[key][window_name(window)] = model.similarity(found, gallery)
+                occluded[key][window_name(window)] = model.similarity(found, gallery, some)
     return {key: PersonAnswers(images, embeds[key], similarity[key], occluded[key]) for key in names}
 
 

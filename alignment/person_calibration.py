@@ -11,6 +11,7 @@ few-shot figures side by side, never as one.
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ def labelled_epochs(model: BrainModel, answer: BrainEmbedding, table: TargetTabl
     if not all(answer.stimulus):
         raise ValueError("the recording has epochs without a stimulus id; calibrate label-free, or name what was shown")
     rows = table.index(answer.stimulus)
-    shown = gallery_vectors(model, table.embeds[rows])
+    shown = gallery_vectors(model, table.embeds[rows], answer.report.modalities)
     return LabelledEpochs(answer.brain_embeds, shown, answer.stimulus, tuple(table.concepts[row] for row in rows))
 
 
-def gallery_vectors(model: BrainModel, image_embeds: Float) -> Float:
-    """Give raw image embeddings (m, d) the coordinates in which brain embeddings are compared with them."""
-    return np.asarray(model.space.standardise(image_embeds) @ model.space.basis, dtype=np.float32)
+def gallery_vectors(model: BrainModel, image_embeds: Float, modalities: Sequence[str]) -> Float:
+    """Give raw image embeddings (m, d) the coordinates in which answers from ``modalities`` are compared with them."""
+    space = model.space_of(modalities)
+    return np.asarray(space.standardise(image_embeds) @ space.basis, dtype=np.float32)
 
 
 def calibrated_similarity(
@@ -115,7 +117,7 @@ def calibrated_similarity(
         raise ValueError(
             f"the calibration is for {person.modalities!r}, the recording holds {key!r}; calibrate the person for it"
         )
-    return person.similarity(answer.brain_embeds, gallery_vectors(model, image_embeds))
+    return person.similarity(answer.brain_embeds, gallery_vectors(model, image_embeds, answer.report.modalities))
 
 
 def compare_person(

@@ -204,17 +204,17 @@ class _Evaluation:
         for n in {1, max(by_count)}:
             window = windows[max(count for count in windows if count <= n)]
             data = AdaptationData(
-                by_count[n], gallery_vectors(self.model, embeds), self._labelled(window), name,
-                self._labelled(by_count[n]),
+                by_count[n], gallery_vectors(self.model, embeds, [name]), self._labelled(window, name), name,
+                self._labelled(by_count[n], name),
             )  # fmt: skip
             answers[n] = adapted_answers(adaptation, data)
         return {name: answers}
 
-    def _labelled(self, answers: PersonAnswers) -> LabelledEpochs:
+    def _labelled(self, answers: PersonAnswers, name: str) -> LabelledEpochs:
         table = self.epochs.sources.targets
         rows = table.index(answers.images)
         concepts = tuple(table.concepts[row] for row in rows)
-        shown = gallery_vectors(self.model, table.embeds[rows])
+        shown = gallery_vectors(self.model, table.embeds[rows], [name])
         return LabelledEpochs(answers.embeds[RECORDING], shown, answers.images, concepts)
 
     def _score(self, answers: ByCount, plan: FigurePlan) -> None:

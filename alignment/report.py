@@ -146,7 +146,7 @@ def _all_scores(
         key = combination(names)
         chosen = {name: data[name] for name in names}
         for who, person in (("network", subject), ("unknown_person", model.person_index(""))):
-            found.append((key, who, model.similarity(model.encode(chosen, person), test_embeds)))
+            found.append((key, who, model.similarity(model.encode(chosen, person), test_embeds, names)))
         found.append((key, "ridge", np.sum([ridge[name] for name in names], axis=0)))
         found.append((key, "ideal_observer", np.sum([ideal[name] for name in names], axis=0)))
     return found

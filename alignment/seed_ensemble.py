@@ -81,7 +81,7 @@ def ensemble_scores(models: Mapping[str, BrainModel], study: Study) -> dict[str,
         shown = study.val.view(some)
         data = {name: shown.data[name] for name in some}
         each: dict[str, NDArray[np.float32]] = {
-            seed: model.similarity(model.encode(data, shown.subject), study.val_embeds)
+            seed: model.similarity(model.encode(data, shown.subject), study.val_embeds, some)
             for seed, model in models.items()
         }
         mean = np.mean(list(each.values()), axis=0)

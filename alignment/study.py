@@ -5,7 +5,7 @@ either simulated here or prepared on disk.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -107,6 +107,18 @@ class Study:
             train=pairs(train_embeds, data.train_repetitions, False, TRAIN_NOISE),
             val=pairs(val_embeds, data.test_repetitions, True, VAL_NOISE),
             targets=torch.from_numpy(space.standardise(train_embeds)),
+        )
+
+    def view(self, names: Sequence[str]) -> "Study":
+        """Return the same recordings with some of the modalities."""
+        if set(names) == set(self.preprocessors):
+            return self
+        return replace(
+            self,
+            preprocessors={name: self.preprocessors[name] for name in names},
+            subjects={name: self.subjects[name] for name in names},
+            train=self.train.view(names),
+            val=self.val.view(names),
         )
 
     @classmethod

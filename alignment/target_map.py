@@ -55,7 +55,10 @@ class TargetMap(nn.Module):
         inner = self.member_dim if self.mixing is None else self.mixing.embed_dim
         self.weight = nn.Parameter(torch.empty(self.embed_dim, inner))
         self.keeps_targets = self.mixing is None and self.embed_dim == target_dim
-        (nn.init.eye_ if self.embed_dim == inner else nn.init.orthogonal_)(self.weight)
+        if self.embed_dim == inner:
+            nn.init.eye_(self.weight)
+        else:  # the same for every answer, and no draw from the generator that the networks start from
+            nn.init.orthogonal_(self.weight, generator=torch.Generator().manual_seed(0))
 
     def forward(self, target: Tensor, subject: Tensor | None = None) -> Tensor:
         """Map standardised targets.

@@ -89,6 +89,49 @@ class TargetSpace:
         return cls(**{name: one for name, one in arrays.items() if name != "n_members"}, n_members=n_members)
 
 
+Spaces = TargetSpace | Mapping[str, TargetSpace]
+"""One space for all answers, or one per combination of modalities: the same statistics, and each its own map."""
+BASIS_OF = "basis."
+
+
+def any_space(spaces: Spaces) -> TargetSpace:
+    """Give a space for what all have in common, which is everything but the map."""
+    return spaces if isinstance(spaces, TargetSpace) else next(iter(spaces.values()))
+
+
+def space_for(spaces: Spaces, key: str) -> TargetSpace:
+    """Give the space of a combination of modalities.
+
+    Raises
+    ------
+    ValueError
+        If there are several and none for it.
+    """
+    if isinstance(spaces, TargetSpace):
+        return spaces
+    if key not in spaces:
+        raise ValueError(f"no target space for the modalities {key!r}, only for {sorted(spaces)}; train it")
+    return spaces[key]
+
+
+def spaces_arrays(spaces: Spaces) -> dict[str, Float]:
+    """Give what `read_spaces` reads; with several spaces, ``basis.<combination>`` for each."""
+    arrays = any_space(spaces).arrays()
+    if isinstance(spaces, TargetSpace):
+        return arrays
+    del arrays["basis"]
+    return arrays | {f"{BASIS_OF}{key}": space.basis for key, space in spaces.items()}
+
+
+def read_spaces(arrays: Mapping[str, Float]) -> Spaces:
+    """Rebuild what `spaces_arrays` gave."""
+    if "basis" in arrays:
+        return TargetSpace.from_arrays(arrays)
+    bases = {key.removeprefix(BASIS_OF): value for key, value in arrays.items() if key.startswith(BASIS_OF)}
+    rest = {key: value for key, value in arrays.items() if not key.startswith(BASIS_OF)}
+    return {key: TargetSpace.from_arrays({**rest, "basis": basis}) for key, basis in bases.items()}
+
+
 def _unit(image_embeds: Float, n_members: int) -> NDArray[np.float64]:
     n, width = image_embeds.shape
     if width % n_members:

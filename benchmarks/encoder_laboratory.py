@@ -42,6 +42,13 @@ class Laboratory:
         targets = ROOT / self.settings["targets"]
         return choose({**self.settings, **changes}, modalities=self.modalities, targets=targets)
 
+    def only(self, modalities: tuple[str, ...]) -> "Laboratory":
+        """Give the laboratory of some of the modalities, with the same recordings."""
+        part = Laboratory(modalities, self.runtime, self.settings)
+        part.study = self.study.view(modalities)
+        part.test = {label: pairs.view(modalities) for label, pairs in self.test.items()}
+        return part
+
     @cached_property
     def study(self) -> Study:
         return record_study(self.config(), self.runtime)
@@ -98,10 +105,9 @@ def run_job(job: Job, laboratory: Laboratory, folder: Path) -> dict[str, Any]:
     training, result, plan = train_job(job, laboratory, folder)
     fusion = training.module.fusion
     n_parameters = sum(p.numel() for p in fusion.parameters() if p.requires_grad)
-    space = training.mapped_space(training.module)
     scores = {}
     for names in training.combinations:
-        key = combination(names)
+        key, space = combination(names), training.mapped_space(training.module, names)
         embeds = {label: training.encode(fusion, pairs, names) for label, pairs in laboratory.test.items()}
         similarity = {label: space.similarity(one, laboratory.test_embeds) for label, one in embeds.items()}
         scores[key] = laboratory.keep(folder, key, similarity)

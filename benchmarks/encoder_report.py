@@ -2,7 +2,8 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from alignment.retrieval import report_similarity
-from benchmarks.encoder_jobs import GATE, WHY_BELOW, Budget
+from benchmarks.encoder_jobs import GATE, WHY_BELOW, Budget, Job
 from benchmarks.report_file import write_section
 
 COLUMNS = (
@@ -21,17 +22,33 @@ COLUMNS = (
 RULE = "|---|" + "---:|" * 11
 
 
-def write_tables(work: Path, layout_names: Mapping[tuple[str, ...], str]) -> None:
-    """Write one section per choice of modalities, from whatever jobs are finished."""
-    results = [json.loads(file.read_text()) for file in sorted(work.glob("*/result.json"))]
+def write_tables(
+    work: Path, layout_names: Mapping[tuple[str, ...], str], expected: Sequence[Job], note: str = ""
+) -> None:
+    """Write one section per choice of modalities, from whichever of the jobs are finished; the others are named there.
+
+    ``note`` goes above each table: what was special about this run.
+    """
+    files = [work / job.key / "result.json" for job in expected]
+    results = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
     yardsticks = next((one["scores"] for one in results if one["job"] == "yardsticks"), None)
     if yardsticks is None:
         raise SystemExit("the yardsticks are not finished; run the benchmark first")
     for modalities, title in layout_names.items():
         mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != "yardsticks"]
         if mine:
-            body = preamble() + table(mine, yardsticks, work, "+".join(modalities))
+            body = preamble() + (f"{note}\n\n" if note else "") + table(mine, yardsticks, work, "+".join(modalities))
+            body += unfinished([job for job in expected if job.modalities == modalities], work)
             write_section(f"Encoders on the simulated study: {title}", body)
+
+
+def unfinished(jobs: Sequence[Job], work: Path) -> str:
+    """Name the rows that should be there and are not, with how many seeds they lack; nothing if all are there."""
+    lacking = Counter(job.title for job in jobs if not (work / job.key / "result.json").exists())
+    if not lacking:
+        return ""
+    rows = ", ".join(f"{title} ({n} run{'s' if n > 1 else ''})" for title, n in lacking.items())
+    return f"\n\n**Not finished, so not in this table or with fewer seeds: {rows}.**"
 
 
 def preamble() -> str:

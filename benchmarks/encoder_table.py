@@ -1,12 +1,16 @@
 """Train every encoder and every fusion on one simulated study and write the tables of ``BENCHMARKS.md``.
 
-    python benchmarks/encoder_table.py [--workers N] [--only WORDS] [--work DIR] [--table]      (make bench-encoders)
+    python benchmarks/encoder_table.py [--workers N] [--part PART] [--only WORDS] [--work DIR] [--table]
+
+                                                                                               (make bench-encoders)
 
 Every job gets the same recordings, the same loss and the same `Budget` of optimizer steps and of processor time for
 them (two rows say that they had more), on one thread: the number of steps is set from the speed of the first ones, so
 that the learning rate always runs through its whole cycle. Weights are selected on validation pictures; the test
 pictures are looked at once per job. Finished jobs are skipped and killed ones go on from their checkpoint, so
-the command may be stopped and repeated; ``--table`` only writes what is there. About two hours of two cores.
+the command may be stopped and repeated; ``--table`` only writes what is there, and says what is missing. With
+``--part fusion`` the fusions and the encoders alone that they are compared with are trained, and their two tables are
+written. About two hours of two cores for all, half of it for the fusions.
 """
 
 import argparse
@@ -24,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from alignment.checkpoint import write_atomic  # noqa: E402
 from alignment.runtime import Runtime  # noqa: E402
-from benchmarks.encoder_jobs import LAYOUT_NAMES, Job, all_jobs  # noqa: E402
+from benchmarks.encoder_jobs import BOTH, LAYOUT_NAMES, Job, all_jobs, fusion_jobs  # noqa: E402
 from benchmarks.encoder_laboratory import Laboratory, run_job, run_yardsticks  # noqa: E402
 from benchmarks.encoder_report import write_tables  # noqa: E402
 from benchmarks.fusion_report import write_fusion_section  # noqa: E402
@@ -50,18 +54,20 @@ def claimed(folder: Path) -> bool:
 
 
 def work_through(jobs: Sequence[Job], work: Path, threads: int) -> None:
-    """Do every job that is neither done nor claimed, keeping recordings while the modalities stay the same."""
+    """Do every job that is neither done nor claimed, all on the same recordings."""
     laboratory: Laboratory | None = None
     runtime = Runtime(threads=threads)
+    modalities = tuple(dict.fromkeys(name for job in jobs for name in job.modalities))
     for job in jobs:
         folder = work / job.key
         if (folder / "result.json").exists() or not claimed(folder):
             continue
-        if laboratory is None or laboratory.modalities != job.modalities:
-            laboratory = Laboratory(job.modalities, runtime)
+        if laboratory is None:
+            laboratory = Laboratory(modalities, runtime)
+        mine = laboratory if job.modalities == modalities else laboratory.only(job.modalities)
         started = time.perf_counter()
         try:
-            result = RUN.get(job.group, run_job)(job, laboratory, folder)
+            result = RUN.get(job.group, run_job)(job, mine, folder)
         except (ValueError, RuntimeError, FloatingPointError) as error:
             result = {"job": job.key, "title": job.title, "group": job.group, "modalities": job.modalities,
                       "seed": job.seed, "error": f"{type(error).__name__}: {error}"}  # fmt: skip
@@ -88,20 +94,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "bench", help="folder of finished jobs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one thread each")
     parser.add_argument("--only", default="", help="comma-separated words; a job runs if its key holds one of them")
+    parser.add_argument("--part", choices=("all", "fusion"), default="all", help="fusion: its two tables, others stay")
     parser.add_argument("--table", action="store_true", help="write the tables of what is finished and stop")
+    parser.add_argument("--note", default="", help="a sentence above the tables: what was special about this run")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     words = [word for word in arguments.only.split(",") if word]
 
+    def expected() -> list[Job]:
+        jobs = all_jobs(arguments.work)
+        return fusion_jobs(jobs) if arguments.part == "fusion" else jobs
+
     def chosen() -> list[Job]:
-        return [job for job in all_jobs(arguments.work) if not words or any(word in job.key for word in words)]
+        return [job for job in expected() if not words or any(word in job.key for word in words)]
 
     if arguments.worker:
         work_through(chosen(), arguments.work, threads=1)
         return
     while not arguments.table:
         before = [job.key for job in chosen()]
-        command = [sys.executable, __file__, "--worker", "--work", str(arguments.work), "--only", arguments.only]
+        command = [sys.executable, __file__, "--worker", "--work", str(arguments.work), "--only", arguments.only,
+                   "--part", arguments.part]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         running = [subprocess.Popen(command, env=environment) for _ in range(arguments.workers)]
         failed = [one.returncode for one in running if one.wait()]
@@ -109,8 +122,9 @@ def main() -> None:
             raise SystemExit(f"{len(failed)} of {arguments.workers} workers failed; run the command again to go on")
         if [job.key for job in chosen()] == before:  # the best of the first round get more seeds in the second
             break
-    write_tables(arguments.work, LAYOUT_NAMES)
-    write_fusion_section(arguments.work)
+    names = {BOTH: LAYOUT_NAMES[BOTH]} if arguments.part == "fusion" else LAYOUT_NAMES
+    write_tables(arguments.work, names, expected(), arguments.note)
+    write_fusion_section(arguments.work, expected(), arguments.note)
 
 
 if __name__ == "__main__":

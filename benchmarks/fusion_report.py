@@ -1,13 +1,14 @@
 """What a fusion gains with both recordings and loses when one is missing, against single encoders trained alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.encoder_jobs import BOTH, Job, all_jobs
+from benchmarks.encoder_jobs import BOTH, Job
+from benchmarks.encoder_report import unfinished
 from benchmarks.report_file import write_section
 from encoders.modality import combination
 
@@ -15,9 +16,9 @@ MAX_LOSS, MIN_GAIN = 0.02, 0.05
 N_BOOTSTRAP = 2000
 
 
-def write_fusion_section(work: Path) -> None:
-    """Write the section from whatever jobs are finished."""
-    jobs = [job for job in all_jobs(work) if (work / job.key / "result.json").exists()]
+def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") -> None:
+    """Write the section from whatever jobs are finished; the fusions of ``expected`` that are not are named below."""
+    jobs = [job for job in expected if (work / job.key / "result.json").exists()]
     alone = {(job.modalities, job.encoder): [] for job in jobs if job.group == "encoder"}
     for job in jobs:
         if job.group == "encoder":
@@ -28,8 +29,11 @@ def write_fusion_section(work: Path) -> None:
             fused.setdefault(job.title, []).append(job)
     lines = []
     for title, runs in fused.items():
-        singles = {name: alone.get(((name,), runs[0].encoder)) for name in BOTH}
-        if all(singles.values()):
+        seeds = {job.seed for job in runs}
+        singles = {
+            name: [job for job in alone.get(((name,), runs[0].encoder), []) if job.seed in seeds] for name in BOTH
+        }
+        if all(len(found) == len(seeds) for found in singles.values()):
             lines.append(row(title, runs, singles, work))
     if not lines:
         return
@@ -38,21 +42,24 @@ def write_fusion_section(work: Path) -> None:
     body = [
         "`make bench-encoders`. **Simulated** recordings; averages of 4 presentations, greedy top-1 of 200, chance "
         "0.005; differences in points (hundredths) of top-1 on the same test epochs, with 95 % bootstrap intervals "
-        "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality with the same steps. Held: "
+        "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality from the same seeds with the "
+        "same budget. Held: "
         f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
         f"{100 * MIN_GAIN:.0f} points above the better one alone.",
         "",
+        *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
         "| missing one | both |",
         "|---|---:|---:|---:|---:|---:|---|---|",
         *held,
     ]
-    write_section("Fusion with a modality missing", "\n".join(body))
+    missing = unfinished([job for job in expected if job.group == "fusion"], work)
+    write_section("Fusion with a modality missing", "\n".join(body) + missing)
 
 
-def row(title: str, runs: list[Job], singles: Mapping[str, list[Job] | None], work: Path) -> tuple[float, str]:
+def row(title: str, runs: list[Job], singles: Mapping[str, list[Job]], work: Path) -> tuple[float, str]:
     """Lay out one fusion, and give its top-1 with both for sorting."""
-    hits_alone = {name: picture_hits(jobs or [], name, work) for name, jobs in singles.items()}
+    hits_alone = {name: picture_hits(jobs, name, work) for name, jobs in singles.items()}
     better = max(BOTH, key=lambda name: float(hits_alone[name].mean()))
     both = picture_hits(runs, combination(BOTH), work)
     gain = difference(both, hits_alone[better])

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from alignment.pairs import Pairs
 from alignment.projector import Projector, fit_projection
 from alignment.retrieval import cosine_similarity, report_similarity
-from alignment.runtime import Runtime
 from benchmarks.encoder_jobs import DEFAULT_ENCODER, Job
 from benchmarks.encoder_laboratory import Laboratory, train_job
 from encoders.modality import combination
@@ -29,9 +28,9 @@ COMPONENTS, SHRINKAGES = (32, 64, 96), (0.01, 0.1)
 class Single:
     """One modality's trained encoder and its answers."""
 
-    def __init__(self, modality: str, seed: int, runtime: Runtime, work: Path) -> None:
+    def __init__(self, modality: str, seed: int, laboratory: Laboratory, work: Path) -> None:
         job = Job(DEFAULT_ENCODER, "encoder", (modality,), seed=seed)
-        self.modality, self.laboratory = modality, Laboratory((modality,), runtime)
+        self.modality, self.laboratory = modality, laboratory.only((modality,))
         if not (work / job.key / "result.json").exists():
             raise ValueError(f"{job.key} is needed here and not trained yet; run the benchmark without --only first")
         self.training, _, _ = train_job(job, self.laboratory, work / job.key)
@@ -40,7 +39,8 @@ class Single:
         return self.training.encode(self.training.module.fusion, pairs, (self.modality,))
 
     def similarity(self, pairs: Pairs, gallery: Float) -> Float:
-        return self.training.mapped_space(self.training.module).similarity(self.answers(pairs), gallery)
+        space = self.training.mapped_space(self.training.module, (self.modality,))
+        return space.similarity(self.answers(pairs), gallery)
 
     def projector(self) -> Projector:
         """Fit the map to raw image embeddings, which are the same space for both encoders."""
@@ -53,7 +53,7 @@ class Single:
 
 def run_without_learning(job: Job, laboratory: Laboratory, folder: Path) -> dict[str, Any]:
     """Join two trained encoders in the way that the job's title names, and test the result."""
-    singles = [Single(name, job.seed, laboratory.runtime, folder.parent) for name in job.modalities]
+    singles = [Single(name, job.seed, laboratory, folder.parent) for name in job.modalities]
     gallery = laboratory.test_embeds
     more: dict[str, Any] = {}
     if job.title == "canonical correlation":

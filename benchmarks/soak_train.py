@@ -314,7 +314,11 @@ def permuted_labels(folder: Path, config: TrainConfig, n_runs: int) -> list[Figu
             answer = model.embed([epochs], average=True)
             shown = table.index(epochs.average_repetitions().stimulus)
             gallery = table.embeds[-N_TEST:]
-            best = model.similarity(answer.brain_embeds, gallery).argmax(axis=1) + len(table.images) - N_TEST
+            best = (
+                model.similarity(answer.brain_embeds, gallery, answer.report.modalities).argmax(axis=1)
+                + len(table.images)
+                - N_TEST
+            )
             found += int((best == shown).sum())
         return found
 

@@ -1,7 +1,8 @@
 """What all fusions with one encoder per modality share: who is present, single answers, and answers for training.
 
-The joint answer is computed from detached parts in training, so that each encoder learns from its own loss term alone
-and stays as good as one trained alone, whatever the fusion does.
+The joint answer is computed from detached parts in training, so that each encoder learns from its own loss term alone,
+and each draws the same random numbers as if it were the only one (on the CPU): it becomes the encoder that a training
+alone from the same seed would give, whatever the fusion does.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,26 @@ from encoders.modality import combination
 def build_encoders(
     encoders: Mapping[str, AnyEncoderConfig], shapes: Mapping[str, SignalShape], embed_dim: int
 ) -> dict[str, nn.Module]:
-    """Build one untrained encoder per modality, each with outputs of width ``embed_dim``."""
-    return {name: build_encoder(config, shapes[name], embed_dim) for name, config in encoders.items()}
+    """Build one untrained encoder per modality, each with outputs of width ``embed_dim``.
+
+    Each starts from the random numbers that it would get alone.
+    """
+    draws = SameDraws()
+    built = {}
+    for name, config in encoders.items():
+        draws.again()
+        built[name] = build_encoder(config, shapes[name], embed_dim)
+    return built
+
+
+class SameDraws:
+    """The CPU's random numbers as they come next, once for each encoder, whichever others there are."""
+
+    def __init__(self) -> None:
+        self.state = torch.get_rng_state()
+
+    def again(self) -> None:
+        torch.set_rng_state(self.state)
 
 
 class SeparateEncoders(nn.Module):
@@ -79,9 +98,11 @@ class SeparateEncoders(nn.Module):
             Which rows count. No modality dropout is applied here.
         """
         masks = availability(self.modalities, data, available, subject)
-        embeds = {}
+        embeds, draws = {}, SameDraws() if self.training else None
         for place, name in enumerate(self.modalities):
             rows, person = masks[name], person_of(subject, place)
+            if draws is not None:
+                draws.again()
             if bool(rows.all()):
                 embeds[name] = self.encoders[name](data[name], positions[name], person)
                 continue

@@ -299,4 +299,4 @@ def decoder_config(bundle: Bundle) -> StableUnCLIPConfig | ImageVariationConfig:
 
 
 def _similarity(brain: BrainModel, gallery: Gallery, embedding: BrainEmbedding) -> np.ndarray:
-    return brain.similarity(embedding.brain_embeds, gallery.image_embeds)
+    return brain.similarity(embedding.brain_embeds, gallery.image_embeds, embedding.report.modalities)

@@ -17,12 +17,14 @@ from encoders.epochs import EpochsMismatch
 from encoders.fusion import AnyFusionConfig
 from encoders.half_concat import HalfConcatFusionConfig
 from encoders.late_fusion import LateFusionConfig
+from encoders.modality import combination
 from encoders.preprocess import Preprocessor, default_preprocess
 from encoders.sensors import standard_layout
 from tests.toy_brain import EMBED_DIM, LAYOUTS, ToyBrain, toy_splits
 
 SPLITS = toy_splits()
 BRAIN = ToyBrain()
+BOTH = ("eeg", "meg")
 STIMULI = [f"picture {i}" for i in range(8)]
 
 
@@ -66,7 +68,9 @@ def test_saved_and_loaded_models_answer_alike(model: BrainModel, tmp_path: Path)
     assert np.array_equal(one.image_embeds, other.image_embeds) and one.report == other.report
     assert np.array_equal(one.brain_embeds, other.brain_embeds)
     gallery = SPLITS["test"].embeds
-    assert np.array_equal(model.similarity(one.brain_embeds, gallery), again.similarity(one.brain_embeds, gallery))
+    assert np.array_equal(
+        model.similarity(one.brain_embeds, gallery, BOTH), again.similarity(one.brain_embeds, gallery, BOTH)
+    )
     assert again.preprocess_digests == model.preprocess_digests and again.subjects == model.subjects
 
 
@@ -78,7 +82,7 @@ def test_models_of_other_fusions_are_saved_and_loaded(
 ) -> None:
     torch.manual_seed(0)
     other = BrainModel(
-        model.preprocessors, model.encoders, config, model.subjects, model.space, model.projector, model.runtime
+        model.preprocessors, model.encoders, config, model.subjects, model.spaces, model.projector, model.runtime
     )
     other.save(tmp_path)
     again = BrainModel.load(tmp_path, Runtime(device="cpu"))
@@ -100,6 +104,33 @@ def test_files_without_the_name_of_a_fusion_are_of_the_late_one(
     assert shipped.fusion_config == LateFusionConfig(modality_dropout=0.0)
 
 
+def test_every_combination_is_compared_in_its_own_space(model: BrainModel, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    assert isinstance(model.spaces, TargetSpace)
+    spaces = {
+        key: model.spaces.with_basis(generator.standard_normal((EMBED_DIM, EMBED_DIM)).astype("f"))
+        for key in ("eeg", "meg", "eeg+meg")
+    }
+    other = BrainModel(
+        model.preprocessors, model.encoders, model.fusion_config, model.subjects, spaces, model.projector, model.runtime
+    )
+    other.save(tmp_path)
+    again, gallery = BrainModel.load(tmp_path, Runtime(device="cpu")), SPLITS["test"].embeds
+    brain = generator.standard_normal((5, EMBED_DIM)).astype("f")
+    for names in (("eeg",), ("meg",), ("meg", "eeg")):
+        expected = spaces[combination(names)].similarity(brain, gallery)
+        assert np.array_equal(again.similarity(brain, gallery, names), expected)
+        assert not np.allclose(expected, model.similarity(brain, gallery, names))
+    with pytest.raises(ValueError, match="no target space for the modalities 'ecog', only for"):
+        again.similarity(brain, gallery, ("ecog",))
+
+
+def test_models_with_one_space_keep_the_first_version_of_the_files(model: BrainModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    assert json.loads((tmp_path / "brain.json").read_text())["schema_version"] == 1
+    assert isinstance(BrainModel.load(tmp_path, Runtime(device="cpu")).spaces, TargetSpace)
+
+
 def test_other_schema_versions_are_refused(model: BrainModel, tmp_path: Path) -> None:
     model.save(tmp_path)
     meta = json.loads((tmp_path / "brain.json").read_text())
@@ -119,7 +150,7 @@ def test_shapes_and_report(model: BrainModel) -> None:
         assert answer.image_embeds.dtype == answer.brain_embeds.dtype == np.float32
         assert answer.report.modalities == names and answer.report.subject == "sim-01"
         assert answer.stimulus == tuple(STIMULI) and answer.n_averaged == (1,) * 8
-        assert model.similarity(answer.brain_embeds, SPLITS["test"].embeds).shape == (8, 20)
+        assert model.similarity(answer.brain_embeds, SPLITS["test"].embeds, names).shape == (8, 20)
 
 
 def test_a_file_with_both_kinds_is_fused_like_two_files(model: BrainModel) -> None:
@@ -181,7 +212,7 @@ def test_missing_channels_are_interpolated_and_reported(model: BrainModel) -> No
 def test_people_may_differ_between_modalities(model: BrainModel, tmp_path: Path) -> None:
     people = {"eeg": ["sim-01", "sim-02"], "meg": ["sim-02", "other"]}
     mixed = BrainModel(
-        model.preprocessors, model.encoders, model.fusion_config, people, model.space, model.projector, model.runtime
+        model.preprocessors, model.encoders, model.fusion_config, people, model.spaces, model.projector, model.runtime
     )
     mixed.load_weights(model.fusion.state_dict())
     assert mixed.subjects == ("sim-01", "sim-02", "other")

@@ -159,7 +159,7 @@ def unseen_hits(config: TrainConfig, permuted: bool, folder: Path) -> tuple[int,
             shown, modality="eeg", subject=subject, n_repetitions=4, seed=3, stimulus=[str(i) for i in range(200)]
         )
         answer = model.embed([recording], average=True)
-        hits += int((model.similarity(answer.brain_embeds, shown).argmax(axis=1) == np.arange(200)).sum())
+        hits += int((model.similarity(answer.brain_embeds, shown, ("eeg",)).argmax(axis=1) == np.arange(200)).sum())
         n += 200
     return hits, n
 

@@ -1,8 +1,8 @@
 """What holds for every fusion, whichever it is."""
 
-import copy
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,12 +10,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from alignment.alignment_module import AlignmentModule
-from alignment.brain_model import build_fusion as brain_fusion
 from alignment.brain_training import BrainTraining
+from alignment.fit import fit
 from alignment.runtime import Runtime
 from alignment.train_config import TrainConfig
-from encoders.build import EncoderConfig, build_encoder
+from encoders.build import build_encoder
 from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig, LateFusionConfig, build_fusion
 from encoders.modality import combination
 from encoders.networks.eeg_project import EEGProjectConfig
@@ -305,7 +304,7 @@ def test_fusions_of_a_simulated_world_and_what_they_know_of_one_modality(base: B
     assert fused["cross_attention"]["eeg+meg"][0].mean() >= fused["concat"]["eeg+meg"][0].mean() - 0.01
     for fuse in (average_similarities, average_ranks):
         scores = fuse([fused["late"][name][1] for name in CHANNELS])
-        assert (scores.argmax(axis=1) == base.val.target).mean() >= best
+        assert (scores.argmax(axis=1) == base.study.val.target).mean() >= best
 
 
 @pytest.mark.slow
@@ -339,7 +338,7 @@ def world(targets: Path) -> BrainTraining:
         "modalities": {"eeg": {"layout": "things_eeg2_63", **modality}, "meg": {"layout": "ctf275", **modality}},
         "simulation": {"n_subjects": 2},
         "data": {"n_train_images": 1500, "train_repetitions": 2, "n_val_images": 200, "test_repetitions": 4},
-        "fit": {"max_steps": STEPS}, "batch_size": 128, "threads": 1,
+        "fit": {"max_steps": STEPS, "lr": LR, "schedule": "onecycle"}, "batch_size": 128, "threads": 1,
     }  # fmt: skip
     return BrainTraining(TrainConfig.model_validate(settings), Runtime(device="cpu"))
 
@@ -351,29 +350,19 @@ def trained(
     encoder: dict[str, object] = SMALL_BRAIN,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Train one fusion briefly; return hits (n,) and similarities (n, 200) of every combination on unseen pictures."""
-    training = copy.copy(base)
-    training.preprocessors = {name: base.preprocessors[name] for name in names}
-    torch.manual_seed(0)
-    networks = dict.fromkeys(names, TypeAdapter(EncoderConfig).validate_python(encoder))
-    config = ADAPTER.validate_python(fusion)
-    built = brain_fusion(training.preprocessors, networks, config, 2, base.space.embed_dim)
-    module = AlignmentModule(built, base.positions, base.config.loss).train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS)
-    for step in range(STEPS):
-        batch = training.batch_at(step, 0, 1)
-        batch["data"] = {name: batch["data"][name] for name in names}
-        loss, _ = training.loss(module, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    space = base.space.with_basis(module.image_map.basis().numpy())
+    modalities = {name: base.config.modalities[name].model_dump() | {"encoder": encoder} for name in names}
+    settings = base.config.model_dump() | {"modalities": modalities, "fusion": fusion}
+    training = BrainTraining(TrainConfig.model_validate(settings), base.runtime, base.study.view(names))
+    with TemporaryDirectory() as folder:
+        fit(
+            training.module, training.loss, training.batch_at, training.config.fit, base.runtime, Path(folder),
+            progress=False,
+        )  # fmt: skip
     found = {}
     for part in training.combinations:
-        embeds = training.encode(module.fusion.eval(), base.val, part)
-        similarity = space.similarity(embeds, base.val_embeds)
-        found[combination(part)] = (similarity.argmax(axis=1) == base.val.target, similarity)
+        embeds = training.encode(training.module.fusion.eval(), base.study.val, part)
+        similarity = training.mapped_space(training.module, part).similarity(embeds, base.study.val_embeds)
+        found[combination(part)] = (similarity.argmax(axis=1) == base.study.val.target, similarity)
     return found
 
 

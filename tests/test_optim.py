@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignment.optim import Schedule, lr_factor, parameter_groups, update_average
+from alignment.optim import Schedule, clipped_together, lr_factor, parameter_groups, update_average
 
 
 def test_onecycle_is_torchs() -> None:
@@ -45,6 +45,19 @@ def test_groups_spare_biases_norms_scales_and_positions() -> None:
     assert names[0] == "linear.weight" and decayed["weight_decay"] == 0.1 and len(decayed["params"]) == 1
     assert set(names[1:]) == {"norm.weight", "norm.bias", "positional_embedding", "logit_scale"}
     assert spared["weight_decay"] == 0.0
+
+
+def test_branches_are_clipped_apart_and_other_modules_as_a_whole() -> None:
+    class Branches(nn.ModuleDict):
+        def branch_of(self, name: str) -> str:
+            return name.split(".")[0]
+
+    parts = {"eeg": nn.Linear(2, 1), "meg": nn.Linear(2, 1)}
+    whole, apart = nn.ModuleDict(parts), Branches(parts)
+    named = dict(whole.named_parameters())
+    assert clipped_together(whole, named) == [list(named.values())]
+    assert [len(some) for some in clipped_together(apart, named)] == [2, 2]
+    assert clipped_together(apart, named)[1][0] is parts["meg"].weight
 
 
 def test_decay_is_decoupled_from_the_gradient() -> None:

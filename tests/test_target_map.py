@@ -80,15 +80,17 @@ def test_training_finds_the_layer_that_the_brain_sees(lab: dict[str, Any], tmp_p
     report = train(config, tmp_path)
     assert report["selection"]["score"] > 0.3  # chance 0.04
     model = BrainModel.load(tmp_path / "brain", Runtime(device="cpu"))
-    assert model.space.basis.shape == (2 * EMBED_DIM, 12) and model.embed_dim == 2 * EMBED_DIM
-    noise, seen = np.linalg.norm(model.space.basis.reshape(2, -1), axis=1)
-    assert seen > 1.2 * noise  # equal at first
+    for names in (("eeg",), ("meg",), ("eeg", "meg")):
+        basis = model.space_of(names).basis
+        assert basis.shape == (2 * EMBED_DIM, 12) and model.embed_dim == 2 * EMBED_DIM
+        noise, seen = np.linalg.norm(basis.reshape(2, -1), axis=1)
+        assert seen > 1.1 * noise  # equal at first
     embeds = model.encode(
         {"eeg": np.zeros((2, *shape_of(model, "eeg")), np.float32)}, model.person_index("sim-01")
     )  # fmt: skip
     assert embeds.shape == (2, 12) and model.projector(embeds, "eeg").shape == (2, 2 * EMBED_DIM)
     table = read_target_table(lab["targets"])
-    assert model.similarity(embeds, table.embeds[:4]).shape == (2, 4)
+    assert model.similarity(embeds, table.embeds[:4], ["eeg"]).shape == (2, 4)
 
 
 def shape_of(model: BrainModel, name: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import yaml
 from alignment import study
 from alignment.brain_model import BrainModel
 from alignment.brain_training import BrainTraining
+from alignment.fit import fit
 from alignment.runtime import Runtime
 from alignment.train import train
 from alignment.train_config import TrainConfig, choose
@@ -84,10 +85,62 @@ def test_exported_model_reads_recordings_as_in_the_report(run: tuple[Path, dict[
         ]
         answer = model.embed(recordings, average=True)
         assert answer.report.subject == f"sim-{subject + 1:02d}"
-        hits.append(model.similarity(answer.brain_embeds, shown).argmax(axis=1) == np.arange(20))
+        hits.append(model.similarity(answer.brain_embeds, shown, ("eeg", "meg")).argmax(axis=1) == np.arange(20))
         spread = (answer.image_embeds - shown.mean(axis=0)).std() / (shown - shown.mean(axis=0)).std()
         assert 0.6 < spread < 1.6
     assert np.mean(hits) == pytest.approx(report["scores"]["eeg+meg"]["averaged_4"]["network"]["top_1"], abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory) -> BrainTraining:
+    """Recordings of both modalities, and encoders that draw random numbers in training."""
+    base = settings(tmp_path_factory.mktemp("paired"))
+    for one in base["modalities"].values():
+        one["encoder"] = {**one["encoder"], "spatial_dropout": 0.2, "dropout": 0.3}
+    fit_settings = {"max_steps": 12, "lr": 0.01, "grad_clip": 0.05, "log_every": 1}
+    return BrainTraining(TrainConfig.model_validate({**base, "fit": fit_settings}), Runtime(threads=1))
+
+
+def trained(paired: BrainTraining, fusion: dict[str, Any], names: tuple[str, ...], folder: Path) -> BrainTraining:
+    settings = choose({**paired.config.model_dump(), "fusion": fusion}, modalities=names)
+    training = BrainTraining(settings, paired.runtime, paired.study.view(names))
+    fit(training.module, training.loss, training.batch_at, settings.fit, paired.runtime, folder, progress=False)
+    return training
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        {"name": "late", "modality_dropout": 0.0},
+        {"name": "concat"},
+        {"name": "cross_attention", "width": 8, "heads": 2},
+    ],
+    ids=lambda fusion: fusion["name"],
+)
+def test_an_encoder_in_a_fusion_becomes_the_one_that_it_becomes_alone(
+    fusion: dict[str, Any], paired: BrainTraining, tmp_path: Path
+) -> None:
+    both = trained(paired, fusion, ("eeg", "meg"), tmp_path / "both").module.state_dict()
+    lines = [json.loads(line) for line in (tmp_path / "both" / "log.jsonl").read_text().splitlines()]
+    assert min(line["grad_norm"] for line in lines) > 3 * 0.05  # clipping is at work
+    for name in ("eeg", "meg"):
+        alone = trained(paired, {"name": "single"}, (name,), tmp_path / name).module.state_dict()
+        assert f"terms.{name}.image_map.weight" in alone
+        for key, value in alone.items():
+            assert torch.equal(both[key], value), key
+    scales = [both[f"terms.{name}.loss.scale.logit_scale"].item() for name in ("eeg", "meg", "eeg+meg")]
+    assert len(set(scales)) == 3
+
+
+def test_one_network_over_all_channels_is_one_branch(paired: BrainTraining, tmp_path: Path) -> None:
+    training = trained(paired, {"name": "early"}, ("eeg", "meg"), tmp_path)
+    assert {training.module.branch_of(name) for name, _ in training.module.named_parameters()} == {""}
+    batch = training.batch_at(0, 0, 1)
+    training.module.eval()
+    loss, logs = training.loss(training.module, batch)
+    mix = training.config.loss.contrastive_weight
+    terms = [mix * logs[f"{name}_contrastive"] + (1 - mix) * logs[f"{name}_mse"] for name in ("eeg", "meg", "eeg+meg")]
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item())
 
 
 def test_the_test_split_is_not_read_before_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

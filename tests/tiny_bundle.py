@@ -105,7 +105,7 @@ def make_tiny_brain(folder: Path, image_embeds: np.ndarray, *, seed: int = 0) ->
         encoders={name: EEGProjectConfig() for name in LAYOUTS},
         fusion_config=LateFusionConfig(),
         subjects=SUBJECTS,
-        space=TargetSpace.fit(image_embeds),
+        spaces=TargetSpace.fit(image_embeds),
         projector=projector,
         runtime=Runtime(device="cpu"),
     ).save(folder)
