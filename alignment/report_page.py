@@ -139,9 +139,9 @@ def _confidence_section(confidence: Sequence[ConfidenceFigures]) -> str:
         "Confidence that the first picture is the right one",
         _table(head, rows),
         "Fitted on validation answers only. Calibration error is the mean distance of confidence and share right over "
-        f"{len(confidence[0].bins)} bins of confidence, 0 is best. Gain is the accuracy of the more confident half over that of all. AUROC is the "
-        "chance that a recording gets more confidence than a surrogate with its spectrum and no stimulus: 0.5 if they "
-        "cannot be told apart.",
+        f"{len(confidence[0].bins)} bins of confidence, 0 is best. Gain is the accuracy of the more confident half over "
+        "that of all. AUROC is the chance that a recording gets more confidence than a surrogate with its spectrum and "
+        "no stimulus: 0.5 if they cannot be told apart.",
     )
 
 
