@@ -12,9 +12,9 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; 
   padding: 0 1em; }
 h1 { font-size: 1.5em; margin-bottom: 0.2em; } h2 { font-size: 1.15em; margin-top: 2em; }
 .data { background: #fff3d6; border-left: 4px solid #d99a00; padding: 0.6em 1em; }
-table { border-collapse: collapse; font-size: 0.86em; width: 100%; }
+table { border-collapse: collapse; font-size: 0.82em; width: 100%; }
 th, td { padding: 0.25em 0.5em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-td { white-space: nowrap; padding: 0.25em 0.4em; } th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; }
 tr:nth-child(even) td { background: #f7f7f7; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26em, 1fr)); gap: 1.2em; }
 figure { margin: 0; }
@@ -107,7 +107,9 @@ def _adapted_section(adapted: AdaptedFigures) -> str:
 
 
 def _cells(one: Figure) -> list[str]:
-    group = ", ".join(f"{key} {value}" for key, value in one.group.items() if key != ADAPTATION)
+    group = ", ".join(
+        value if key == "modality" else f"{key} {value}" for key, value in one.group.items() if key != ADAPTATION
+    )
     return [
         one.metric.replace("_", " ") + (f" ({group})" if group else ""),
         f"{one.value:.3f}", f"{one.interval[0]:.3f} to {one.interval[1]:.3f}", f"{one.chance:.3f}",
@@ -139,13 +141,18 @@ def _confidence_section(confidence: Sequence[ConfidenceFigures]) -> str:
         "Confidence that the first picture is the right one",
         _table(head, rows),
         "Fitted on validation answers only. Calibration error is the mean distance of confidence and share right over "
-        f"{len(confidence[0].bins)} bins of confidence, 0 is best. Gain is the accuracy of the more confident half over "
-        "that of all. AUROC is the chance that a recording gets more confidence than a surrogate with its spectrum and "
+        f"{len(confidence[0].bins)} bins of confidence, 0 is best. Gain is the accuracy of the more confident half "
+        "over that of all. AUROC is the chance that a recording gets more confidence than a surrogate with its spectrum and "
         "no stimulus: 0.5 if they cannot be told apart.",
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["<table><tr>" + "".join(f"<th>{escape(one)}</th>" for one in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(one)}</td>" for one in row) + "</tr>" for row in rows]
+    lines += ["<tr>" + "".join(f"<td>{_unbroken(one)}</td>" for one in row) + "</tr>" for row in rows]
     return "\n".join([*lines, "</table>"])
+
+
+def _unbroken(cell: str) -> str:
+    """Keep a short cell on one line; long ones may wrap, so that the table fits the page."""
+    return escape(cell).replace(" ", "&nbsp;") if len(cell) <= 16 else escape(cell)
