@@ -124,7 +124,7 @@ def _confidence_section(confidence: Sequence[ConfidenceFigures]) -> str:
     head = [
         "recordings", "accuracy", "mean confidence", "calibration error (95 %)",
         "accuracy at half coverage", "gain", *(f"AUROC, {kind}" for kind in kinds), "n",
-        "calibrated on", "", "n", "measured on",
+        "calibrated on", "averaged there", "n there", "measured on",
     ]  # fmt: skip
     rows = [
         [
@@ -142,8 +142,8 @@ def _confidence_section(confidence: Sequence[ConfidenceFigures]) -> str:
         _table(head, rows),
         "Fitted on validation answers only. Calibration error is the mean distance of confidence and share right over "
         f"{len(confidence[0].bins)} bins of confidence, 0 is best. Gain is the accuracy of the more confident half "
-        "over that of all. AUROC is the chance that a recording gets more confidence than a surrogate with its spectrum and "
-        "no stimulus: 0.5 if they cannot be told apart.",
+        "over that of all. AUROC is the chance that a recording gets more confidence than a surrogate with its "
+        "spectrum and no stimulus: 0.5 if they cannot be told apart.",
     )
 
 
