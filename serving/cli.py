@@ -220,6 +220,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ValueError("--stored measures nothing and --out writes what was measured; leave one of them out")
     scores: dict[str, object] = {"stored": stored_scores(arguments.bundle)}
     if not arguments.stored:
+        _note("measuring the retrieval of every combination of modalities (10 to 20 s)")
         scores["measured"] = measured_scores(
             arguments.bundle, arguments.data, seed=arguments.seed, pictures=arguments.pictures
         )

@@ -84,7 +84,7 @@ def write_report(
     seed : int
         Of the recordings' noise.
     n_threads : int
-        People worked on at once.
+        People, then combinations of modalities, worked on at once.
 
     Returns
     -------
@@ -127,7 +127,8 @@ def write_report(
         done = tqdm(pool.map(answers, asked), total=len(asked), desc="decode people", mininterval=1.0)
         for (side, index), one in zip(asked, done, strict=True):
             found[side][brain.subjects[index]] = one
-    report = _report(bundle.manifest, {side: collected(people) for side, people in found.items()}, seed)
+    answered = {side: collected(people) for side, people in found.items()}
+    report = _report(bundle.manifest, answered, seed, n_threads)
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.json")
     write_page(report, out / "report.html")
@@ -135,16 +136,21 @@ def write_report(
 
 
 def _report(
-    manifest: Any, found: Mapping[str, Mapping[str, Mapping[int, Mapping[str, PersonAnswers]]]], seed: int
-) -> EvaluationReport:
+    manifest: Any, found: Mapping[str, Mapping[str, Mapping[int, Mapping[str, PersonAnswers]]]], seed: int,
+    n_threads: int,
+) -> EvaluationReport:  # fmt: skip
     """Turn the answers of both sides, by combination of modalities, into a report."""
-    figures: list[Figure] = []
-    confidence: list[ConfidenceFigures] = []
-    for key, test in tqdm(found[TEST].items(), desc="score combinations of modalities"):
+
+    def scored(key: str) -> tuple[list[Figure], list[ConfidenceFigures]]:
         galleries = {side: _gallery(next(iter(by_key[key][1].values())).images) for side, by_key in found.items()}
         plan = FigurePlan(galleries[TEST], f"{TEST}s", f"{VALIDATION}s", {"modality": key}, seed=seed)
-        figures += answer_figures(test, plan)
-        confidence += answer_confidence(test, found[VALIDATION][key], galleries[VALIDATION], plan)
+        confidence = answer_confidence(found[TEST][key], found[VALIDATION][key], galleries[VALIDATION], plan)
+        return answer_figures(found[TEST][key], plan), confidence
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        done = list(tqdm(pool.map(scored, found[TEST]), total=len(found[TEST]), desc="score combinations"))
+    figures = [one for some, _ in done for one in some]
+    confidence = [one for _, some in done for one in some]
     return EvaluationReport(
         title=f"Evaluation of bundle {manifest.id[:12]} on simulated recordings",
         data=f"{manifest.data_statement} Recordings of this report: simulated people of the bundle's training.",

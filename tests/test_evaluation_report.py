@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.evaluation_report import (
+    AdaptedFigures,
     ConfidenceFigures,
     EvaluationReport,
     Figure,
@@ -109,3 +110,28 @@ def test_text_says_everything() -> None:
             assert part in text
     assert report(figure).select("top_1", person="sub-08") == [figure]
     assert report(figure).select("top_1") == []
+
+
+def test_adapted_figures_say_so_and_never_stand_among_the_inductive_ones(tmp_path: Path) -> None:
+    plain, adapted = Figure(**WHOLE), Figure(**(WHOLE | {"group": {"person": "sub-08", "adaptation": "csls"}}))
+    some = AdaptedFigures(name="csls", uses="the person's epochs", transductive=False, figures=(adapted,))
+    whole = report(plain, adapted=(some,))
+    whole.write(tmp_path / "report.json")
+    assert EvaluationReport.read(tmp_path / "report.json") == whole
+    with pytest.raises(ValidationError, match="stands among the inductive ones"):
+        report(plain, adapted)
+    with pytest.raises(ValidationError, match="does not say so in its group"):
+        AdaptedFigures(name="csls", uses="the person's epochs", transductive=False, figures=(plain,))
+    for missing in ("name", "uses", "transductive", "figures"):
+        assert missing in json_schema()["$defs"]["AdaptedFigures"]["required"]
+
+
+def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report(Figure(**WHOLE)).write(path)
+    text = path.read_text()
+    assert '"schema_version": 2' in text
+    for other in (text.replace('"schema_version": 2', '"schema_version": 1'), text.replace('"schema_version": 2,', "")):
+        path.write_text(other)
+        with pytest.raises(ValueError, match="expected 2; evaluate again"):
+            EvaluationReport.read(path)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from alignment.joined_pairs import JoinedPairs, ModalityEpochs
+from alignment.joined_pairs import JoinedPairs, ModalityEpochs, distinct_pairs
 
 SHAPES = {"eeg": (3, 5), "meg": (4, 6)}
 N_SHARED = 12
@@ -143,3 +143,14 @@ def test_impossible_requests_are_refused() -> None:
         pairs.batch(2, 0, 0, 1, seed=0)
     with pytest.raises(ValueError, match="expected one of each per epoch"):
         ModalityEpochs(np.zeros((3, 2, 2)), np.zeros(3, np.int64), np.zeros(2, np.int64))
+
+
+def test_distinct_pairs_show_the_same_picture_and_use_no_row_twice() -> None:
+    generator = np.random.default_rng(0)
+    targets = [generator.permutation(np.repeat(np.arange(6), n)) for n in (5, 3)]
+    targets[1][targets[1] == 0] = 7
+    pairs = distinct_pairs(targets)
+    assert len(pairs) == 5 * 3 and np.array_equal(targets[0][pairs[:, 0]], targets[1][pairs[:, 1]])
+    assert all(len(set(column)) == len(column) for column in pairs.T.tolist())
+    assert np.array_equal(pairs, distinct_pairs(targets)) and not np.array_equal(pairs, distinct_pairs(targets, 1))
+    assert distinct_pairs([np.array([0, 1]), np.array([2, 3])]).shape == (0, 2)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from alignment.answer_calibration import ScoredAnswers, confidence_figures
-from alignment.evaluation_report import EvaluationReport
-from alignment.report_page import page_text, write_page
+from alignment.evaluation_report import AdaptedFigures, EvaluationReport, Figure
+from alignment.report_page import at_a_glance, page_text, write_page
 from alignment.retrieval_figures import RetrievalAnswers, retrieval_figures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -45,9 +45,14 @@ def report() -> EvaluationReport:
         for name, one in (("validation", answers(1, {}, 8)), ("test", answers(1, {}, 9)))
     ]
     confidence = confidence_figures(sides[0], sides[1], {"white": answers(0, {}).similarity}, n_bootstrap=50)
+    grouped = answers(1, {"modality": "eeg", "adaptation": "csls"}, 3)
+    adapted = AdaptedFigures(
+        name="csls", uses="the evaluated epochs <themselves>", transductive=True,
+        figures=tuple(retrieval_figures(grouped, gallery_sizes=(), n_bootstrap=50)),
+    )  # fmt: skip
     return EvaluationReport(
         title="Bundle <b>&co</b>", data="simulated people", simulated=True, figures=tuple(figures),
-        confidence=(confidence,), adapted=(), single_trial_missing="", notes=("chosen in advance",),
+        confidence=(confidence,), adapted=(adapted,), single_trial_missing="", notes=("chosen in advance",),
     )  # fmt: skip
 
 
@@ -77,17 +82,35 @@ def test_nothing_runs_and_nothing_is_loaded(text: str) -> None:
 
 
 def test_every_figure_and_every_control_is_shown(report: EvaluationReport, text: str) -> None:
-    assert text.count("<tr>") == len(report.figures) + 2 + len(report.confidence)
+    shown = [*at_a_glance(report.figures), *report.adapted[0].figures, *report.figures]
+    n_tables = 4
+    assert text.count("<tr>") == len(shown) + n_tables + len(report.confidence)
     for word in ("Simulated data.", "chosen in advance", "validation pictures", "noise input", "of 1000", "60 by image",
-                 "calibration error", "AUROC"):  # fmt: skip
-        assert word in text
+                 "calibration error", "AUROC", "Chance", "single trial", "chosen on"):  # fmt: skip
+        assert word in text.replace("&nbsp;", " ")
     for one in report.figures:
         assert f"<td>{one.value:.3f}</td>" in text
 
 
-def test_six_plots_are_pictures_with_something_on_them(text: str) -> None:
+def test_what_was_adapted_is_under_its_own_heading_with_what_it_used(report: EvaluationReport, text: str) -> None:
+    before, after = text.split("<h2>Adapted to the person: csls</h2>")
+    assert "Not inductive" in after and "Not inductive" not in before
+    assert "Uses: the evaluated epochs &lt;themselves&gt;. Transductive" in after
+    assert "csls" not in before and f"<td>{report.adapted[0].figures[0].value:.3f}</td>" in after
+
+
+def test_the_glance_has_single_trials_and_the_largest_averages_of_everybody(report: EvaluationReport) -> None:
+    def told(one: Figure) -> tuple[str, int, int]:
+        assert dict(one.group) == {"modality": "eeg"}
+        return one.metric, one.n_averaged, one.gallery_size
+
+    found = [told(one) for one in at_a_glance(report.figures)]
+    assert sorted(found) == [("top_1", 1, 60), ("top_1", 2, 60), ("top_5", 1, 60), ("top_5", 2, 60)]
+
+
+def test_seven_plots_are_pictures_with_something_on_them(text: str) -> None:
     images = re.findall(r"base64,([A-Za-z0-9+/=]+)", text)
-    assert len(images) == 6
+    assert len(images) == 7
     for one in images:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB"))
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
