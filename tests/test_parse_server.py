@@ -16,6 +16,7 @@ from pathlib import Path
 import hostile_files
 import hostile_headers
 import hostile_matlab
+import hostile_vendors
 import httpx
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def corpus(canary: Canary, samples: dict[str, bytes]) -> list[Case]:
         *hostile_headers.brainvision(canary, samples),
         *hostile_matlab.matlab5(canary, samples),
         *hostile_matlab.hdf5(canary, samples),
+        *hostile_vendors.xdf(canary),
+        *hostile_vendors.binary(canary),
+        *hostile_vendors.folders(canary),
     ]
 
 
