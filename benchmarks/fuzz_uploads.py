@@ -87,14 +87,15 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def mutants(samples: dict[str, bytes], parts: dict[str, bytes], n: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield format and bytes of ``n`` mutants; of a BrainVision zip mostly one part is changed."""
+def mutants(samples: dict[str, bytes], n: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Yield format and bytes of ``n`` mutants; of a zip mostly one part is changed."""
+    parts = {name: _parts(content) for name, content in samples.items() if content.startswith(b"PK")}
     for index in range(n):
         rng = random.Random(f"{seed}-{index}")
         name = FORMATS[index % len(FORMATS)]
-        if name == "BrainVision" and rng.random() < 0.8:
-            changed = rng.choice(sorted(parts))
-            yield name, zipped(parts | {changed: mutant(parts[changed], rng)})
+        if name in parts and rng.random() < 0.8:
+            changed = rng.choice(sorted(parts[name]))
+            yield name, zipped(parts[name] | {changed: mutant(parts[name][changed], rng)})
         else:
             yield name, mutant(samples[name], rng)
 
@@ -122,14 +123,13 @@ def service(settings: ServingSettings) -> Iterator[tuple[str, Sandbox]]:
 def fuzz(n_mutants: int, seed: int, n_clients: int, out: Path) -> tuple[dict[str, Tally], int]:
     """Post the mutants; return a tally per format and how often the parse server ended."""
     samples = sample_recordings(seconds=3.0)
-    parts = _parts(samples["BrainVision"])
     tallies: dict[str, Tally] = defaultdict(Tally)
     bundle = ROOT / "generation" / "demo_bundle"
     with service(ServingSettings(bundle=bundle, port=free_port())) as (url, sandbox):
         before = sandbox.reader_pid
         with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client, ThreadPoolExecutor(n_clients) as pool:
             for name, content, status, seconds in pool.map(
-                lambda one: (*one, *_post(client, one[1])), mutants(samples, parts, n_mutants, seed)
+                lambda one: (*one, *_post(client, one[1])), mutants(samples, n_mutants, seed)
             ):
                 tally = tallies[name]
                 tally.statuses[status] += 1

@@ -76,7 +76,7 @@ def _tag(file: IO[bytes], position: int, size: int, seen: _Seen) -> int:
         _check_matrix(file, end, type_, length)
     if following < 0:
         return -1
-    return following or end
+    return int(following) or end
 
 
 _LOOKED_AT = {_FILE_ID, _DIRECTORY_AT, _START, _END, _ROLE, _N_CHANNELS, _CHANNEL, _SFREQ, _SKIP}

@@ -1,4 +1,4 @@
-"""Recordings that are folders: CTF ``.ds``, 4D/BTi and EGI ``.mff``, unpacked flat from a zip.
+"""Recordings that are folders: CTF ``.ds``, 4D BTi and EGI ``.mff``, unpacked flat from a zip.
 
 Readers want the folder under its own name, so it is put together again from links beside a copy of nothing; headers are
 compared with the data files first, and XML that declares entities is refused.
@@ -27,13 +27,13 @@ _SIGNAL_NAME, _INFO_NAME = "signal1.bin", "info.xml"
 
 
 def folder_recording(files: Sequence[Path]) -> tuple[str, Path] | None:
-    """Return the name of the format and the main file, if the files are those of a 4D/BTi or MFF folder."""
+    """Return the name of the format and the main file, if the files are those of a 4D BTi or MFF folder."""
     names = {file.name.lower(): file for file in files}
     if _SIGNAL_NAME in names and _INFO_NAME in names:
         return "EGI .mff", names[_SIGNAL_NAME]
     configs = [file for file in files if _BTI_CONFIG.fullmatch(file.name)]
     others = [file for file in files if file not in configs and not _BTI_HEAD_SHAPE.fullmatch(file.name)]
-    return ("4D/BTi", others[0]) if len(configs) == 1 and len(others) == 1 else None
+    return ("4D BTi", others[0]) if len(configs) == 1 and len(others) == 1 else None
 
 
 def read_ctf(path: Path) -> "mne.io.BaseRaw":
@@ -64,18 +64,18 @@ def read_ctf(path: Path) -> "mne.io.BaseRaw":
 
 
 def read_bti(path: Path) -> "mne.io.BaseRaw":
-    """Read a 4D/BTi data file with the configuration, and the head shape if there is one, that lie beside it."""
+    """Read a 4D BTi data file with the configuration, and the head shape if there is one, that lie beside it."""
     beside = sorted(path.parent.iterdir())
     configs = [file for file in beside if _BTI_CONFIG.fullmatch(file.name)]
     shapes = [file for file in beside if _BTI_HEAD_SHAPE.fullmatch(file.name)]
     if len(configs) != 1:
-        raise EpochsMismatch("a 4D/BTi recording needs one file named config beside its data; pack both into a zip")
+        raise EpochsMismatch("a 4D BTi recording needs one file named config beside its data; pack both into a zip")
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(size - 8, 0))
         (start,) = struct.unpack(">q", file.read(8).rjust(8, b"\x00"))
     if not 0 < start & 0x7FFFFFFF < size:
-        raise EpochsMismatch("the 4D/BTi data file has no header at its end; pack the recording again")
+        raise EpochsMismatch("the 4D BTi data file has no header at its end; pack the recording again")
     return mne.io.read_raw_bti(
         path,
         config_fname=configs[0],

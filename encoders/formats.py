@@ -150,7 +150,7 @@ FORMATS: tuple[Format, ...] = (
         tested="a header of the vendor's devices with simulated samples",
     ),
     Format(
-        "4D/BTi",
+        "4D BTi",
         _magic(_NEVER),
         "",
         read_bti,

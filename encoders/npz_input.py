@@ -45,6 +45,8 @@ def strings(array: NDArray[Any], name: str) -> tuple[str, ...]:
         return tuple(value.decode("utf-8", "replace") for value in array.ravel())
     if array.dtype.kind not in "Uiu":
         raise ValueError(f"{name} has type {array.dtype}, expected text; save it as an array of strings")
+    if array.dtype.kind == "U":
+        _check_letters(array, name)
     return tuple(str(value) for value in array.ravel())
 
 
@@ -60,6 +62,15 @@ def integers(array: NDArray[Any], name: str) -> tuple[int, ...]:
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} has type {array.dtype}, expected whole numbers")
     return tuple(int(value) for value in array.ravel())
+
+
+def _check_letters(array: NDArray[Any], name: str) -> None:
+    """Refuse numbers that are no letters: numpy makes text of them unchecked, which Python then fails on anywhere."""
+    letters = np.frombuffer(
+        np.ascontiguousarray(array).tobytes(), dtype=np.dtype("u4").newbyteorder(array.dtype.byteorder)
+    )
+    if np.any((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters <= 0xDFFF))):
+        raise ValueError(f"{name} holds numbers that are no letters of Unicode; save it as an array of strings")
 
 
 def _checked_names(archive: zipfile.ZipFile) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyxdf
 
 from encoders.epochs import EpochsMismatch
+from encoders.modality import CHANNEL_KINDS
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_channel_names, check_rate
 
 MAX_CHUNKS = 500_000
@@ -20,6 +21,7 @@ MAX_XML_BYTES = 4 << 20
 _FILE_HEADER, _STREAM_HEADER, _SAMPLES, _FOOTER = 1, 2, 3, 6
 _DECLARES = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 _UNITS = {"microvolts": 1e-6, "microvolt": 1e-6, "uv": 1e-6, "\u00b5v": 1e-6, "\u03bcv": 1e-6, "volts": 1.0, "v": 1.0}
+_VOLTAGES = {name for name, kind in CHANNEL_KINDS.items() if kind.unit == "V"}
 _DAMAGED = "the XDF file is damaged or cut short; copy it again"
 
 
@@ -33,7 +35,7 @@ def read_xdf(path: Path) -> "mne.io.BaseRaw":
     """
     _check_chunks(path)
     streams, _ = pyxdf.load_xdf(str(path), verbose=False)
-    signals = [stream for stream in streams if _text(stream, "type").lower() == "eeg" and _is_numeric(stream)]
+    signals = [stream for stream in streams if _text(stream, "type").lower() in _VOLTAGES and _is_numeric(stream)]
     if len(signals) != 1:
         found = sorted({_text(stream, "type")[:40] for stream in streams})
         raise EpochsMismatch(f"the XDF file has {len(signals)} EEG streams among {found}, expected one; send one")

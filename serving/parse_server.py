@@ -21,14 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import mne
 import numpy as np
 
 from encoders.epochs import SignalEpochs
 from encoders.formats import FORMATS
 from encoders.readers import read_epochs
 from serving.landlock import landlock_version
-from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, serve_upload
+from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, rehearse, serve_upload
 from serving.settings import ParseLimits
 
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +53,7 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
     if fault and not limits.allow_unsandboxed_uploads:
         print(f"no isolation: {fault}", flush=True)
         return
-    example = _warm(folder)
+    _warm(folder)
     # what exists now lives as long as the process: the collector need not write into its pages
     gc.collect()
     gc.freeze()
@@ -72,7 +71,7 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
             pid = os.fork()
             if pid == 0:
                 _end_with(server)
-                serve_upload(listener, announce, job, example, limits, max_epochs, isolated=not fault)
+                serve_upload(listener, announce, job, folder, limits, max_epochs, isolated=not fault)
             children[pid] = _Child(job, os.pidfd_open(pid))
         if not ready:
             print("ready", flush=True)
@@ -134,8 +133,8 @@ def _attempts(folder: Path, job: Path, address: tuple[str, int]) -> int:
     return 0
 
 
-def _warm(folder: Path) -> Path:
-    """Read small recordings of our own kinds, so that forks find the readers imported; return one."""
+def _warm(folder: Path) -> None:
+    """Write small recordings into ``folder`` and read them, so that forks find the readers imported."""
     epochs = SignalEpochs(
         data=np.zeros((2, 2, 32), dtype=np.float32),
         sfreq=100.0,
@@ -147,9 +146,6 @@ def _warm(folder: Path) -> Path:
     for name in ("warm-epo.fif", "warm.npz"):
         epochs.save(folder / name)
         read_epochs(folder / name)
-    raw = mne.io.RawArray(np.zeros((2, 4000)), mne.create_info(["Cz", "Pz"], 100.0, "eeg"), verbose="error")
-    raw.save(folder / "warm_raw.fif", verbose="error")
-    read_epochs(folder / "warm_raw.fif", onsets=[20.0], tmin=-0.1, tmax=0.1, l_freq=1.0, h_freq=40.0)
     for file_format in FORMATS:
         # every reader meets an empty file once, which imports what it needs; what it says of it does not matter
         (folder / f"warm{file_format.suffix}").write_bytes(b"")
@@ -157,7 +153,15 @@ def _warm(folder: Path) -> Path:
             with contextlib.suppress(Exception):
                 file_format.read(folder / f"warm{file_format.suffix}")
     epochs.save(folder / "warm.npz")
-    return folder / "warm.npz"
+    (folder / "warm.edf").write_bytes(_flat_edf())
+    rehearse(folder)
+
+
+def _flat_edf() -> bytes:
+    """Return an EDF file of one channel that is 0 for 40 seconds, at 100 Hz."""
+    fixed = f"{'0':168}{'01.01.20':8}{'00.00.00':8}{'512':52}{'40':8}{'1':8}{'1':4}"
+    signal = f"{'EEG Cz':96}{'uV':8}{'-100':8}{'100':8}{'-32768':8}{'32767':88}{'100':40}"
+    return f"{fixed}{signal}".encode() + bytes(40 * 100 * 2)
 
 
 def _reap(children: dict[int, _Child], limits: ParseLimits, now: float) -> None:

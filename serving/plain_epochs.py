@@ -28,7 +28,7 @@ def pack_epochs(epochs: SignalEpochs) -> tuple[dict[str, Any], tuple[memoryview,
         "n_averaged": list(epochs.n_averaged),
     }
     arrays = (np.ascontiguousarray(array, dtype="<f4") for array in (epochs.data, epochs.positions))
-    samples, positions = (memoryview(array.reshape(-1)).cast("B") for array in arrays)
+    samples, positions = (array.reshape(-1).data.cast("B") for array in arrays)
     return head, (samples, positions)
 
 

@@ -125,6 +125,10 @@ def arrays(canary: Canary) -> Iterator[Case]:
         "__import__('os')",
     ):
         yield Case(f"npz type {descr}", npz_of(data=header(descr, (2, 3, 50)) + bytes(1200)))
+    for name, letter in {"beyond Unicode": 0x7F000041, "of half a pair": 0xDC31, "negative": 0xFFFFFFFF}.items():
+        for order in "<>":
+            text = np.asarray([letter, 65, 65], dtype=f"{order}u4").tobytes()
+            yield Case(f"npz letters {name} {order}", npz_of(ch_names=header(f"'{order}U1'", (3,)) + text))
     yield Case("npz header of version 3", npz_of(data=header("'<f4'", (2, 3, 50), (3, 0)) + bytes(1200)))
     yield Case("npz header of version 9", npz_of(data=header("'<f4'", (2, 3, 50), (9, 9)) + bytes(1200)))
     nested = b"(" * 5000 + b")" * 5000

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_vendors import chunk
 
 from encoders.epochs import EpochsMismatch
 from encoders.formats import FORMATS
@@ -98,11 +99,6 @@ def test_ctf_with_a_real_header(shared_data: Path, tmp_path: Path) -> None:
         read_epochs(folder_zip(source, tmp_path / "empty"), **WINDOW)
     with pytest.raises(EpochsMismatch, match="whole .ds folder"):
         read_epochs(folder / "person.meg4", **WINDOW)
-
-
-def chunk(kind: int, body: bytes) -> bytes:
-    content = kind.to_bytes(2, "little") + body
-    return b"\x04" + struct.pack("<I", len(content)) + content
 
 
 def xdf(*, labels: tuple[str, ...] = NAMES, unit: str = "microvolts", rate: str = "100", extra: bytes = b"") -> bytes:

@@ -69,6 +69,20 @@ def test_a_header_that_promises_too_much_takes_no_memory() -> None:
         SignalEpochs.from_bytes(buffer.getvalue())
 
 
+@pytest.mark.parametrize("letter", [0x110000, 0x7F000041, 0xFFFFFFFF, 0xD800, 0xDC31])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("field", ["ch_names", "subject", "stimulus"])
+def test_text_of_numbers_that_are_no_letters_is_refused(letter: int, order: str, field: str) -> None:
+    text = np.asarray([65, letter, 65], dtype=f"{order}u4").view(f"{order}U1")
+    with pytest.raises(EpochsMismatch, match="no letters"):
+        SignalEpochs.from_bytes(packed(**{field: text}))
+
+
+def test_every_letter_of_unicode_is_read() -> None:
+    names = np.asarray(["\U0001f431", "\u00e9"], dtype=">U3")
+    assert SignalEpochs.from_bytes(packed(ch_names=names)).ch_names == ("\U0001f431", "\u00e9")
+
+
 def test_damaged_bytes_never_raise_anything_else() -> None:
     content = packed()
     rng = np.random.default_rng(0)

@@ -1,14 +1,18 @@
 """What the process of one upload can still do when it looks at foreign bytes: next to nothing."""
 
+import io
 import os
 import resource
 import socket
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import mne
 import pytest
+from recording_samples import samples
 
 from serving.landlock import landlock_version
 from serving.parse_child import isolate, keep_only, limit
@@ -110,3 +114,22 @@ def test_every_resource_has_a_limit() -> None:
     memory, cpu, files, size, processes, core = map(int, in_child(work).strip("[]").split(", "))
     assert 0 < memory < 64 << 30 and 0 < cpu < 10**6 and files == 40
     assert (size, processes, core) == ((64 << 20) + 4000, 0, 0)
+
+
+@needs_landlock
+@pytest.mark.parametrize("target", ["secret.eeg", "absolute"])
+def test_landlock_stops_a_foreign_reference_where_the_checks_let_it_pass(target: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(samples()["BrainVision"])) as archive:
+        archive.extractall(tmp_path / "job")
+    secret = (tmp_path / "job" / "x.eeg").rename(tmp_path / "secret.eeg")
+    header = tmp_path / "job" / "x.vhdr"
+    name = str(secret) if target == "absolute" else f"../{target}"
+    header.write_text(header.read_text().replace("DataFile=x.eeg", f"DataFile={name}"))
+
+    def work(isolated: bool) -> object:
+        if isolated:
+            isolate(tmp_path / "job")
+        return mne.io.read_raw_brainvision(header, preload=True, verbose="error").get_data().shape
+
+    assert in_child(lambda: work(False)) == "(63, 1000)"  # what MNE alone does
+    assert in_child(lambda: work(True)) in ("PermissionError", "FileNotFoundError")

@@ -16,6 +16,7 @@ from pathlib import Path
 import hostile_files
 import hostile_headers
 import hostile_matlab
+import hostile_vendors
 import httpx
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def corpus(canary: Canary, samples: dict[str, bytes]) -> list[Case]:
         *hostile_headers.brainvision(canary, samples),
         *hostile_matlab.matlab5(canary, samples),
         *hostile_matlab.hdf5(canary, samples),
+        *hostile_vendors.xdf(canary),
+        *hostile_vendors.binary(canary),
+        *hostile_vendors.folders(canary),
     ]
 
 
@@ -249,3 +253,16 @@ def test_good_recordings_pass_all_checks_and_channels_go_by_name(service: Servic
             values = embedding(client, content)
             np.testing.assert_allclose(values, from_npz, atol=3e-7, err_msg=name)
             np.testing.assert_array_equal(embedding(client, others[name]), values, err_msg=name)
+
+
+@pytest.mark.faults
+@needs_landlock
+def test_mutants_of_recordings_break_nothing(tmp_path: Path) -> None:
+    from benchmarks.fuzz_uploads import FORMATS, fuzz, table
+
+    tallies, deaths = fuzz(2000, seed=0, n_clients=4, out=tmp_path)
+    print(table(tallies))
+    assert deaths == 0 and set(tallies) == set(FORMATS)
+    assert not [fault for tally in tallies.values() for fault in tally.broken]
+    # a fuzzer whose mutants are all refused at the door, or all read, tests nothing
+    assert all(0 < tally.statuses[200] < tally.statuses.total() for tally in tallies.values())
