@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo soak-train test test-all lint types bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train soak-serve test test-all test-faults lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,7 +34,10 @@ test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-all: $(STAMP)  ## slow tests too; those that need a GPU skip themselves without one
-	$(BIN)/python -m pytest -m "not network"
+	$(BIN)/python -m pytest -m "not network and not faults"
+
+test-faults: $(STAMP)  ## kill -9 and starve the whole service, fuzz and load it
+	$(BIN)/python -m pytest -m faults
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -52,6 +55,9 @@ bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains 
 
 soak-train: $(STAMP)  ## kill, break and resume trainings -> out/soak
 	$(BIN)/python benchmarks/soak_train.py --out out/soak
+
+soak-serve: $(STAMP)  ## load and kill the service for a long time -> out/soak-serve.json; HOURS=4
+	$(BIN)/python benchmarks/soak_serve.py --hours $(or $(HOURS),0.25) --out out/soak-serve.json
 
 IMAGES ?=
 demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from generation.bundle import Bundle
 from generation.gallery import Gallery
 from generation.gallery import Neighbour as GalleryNeighbour
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from generation.sampling import PreviewRequest
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.batching import Batcher
 from serving.rendering import encode_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
@@ -25,10 +27,11 @@ from serving.settings import ServingSettings
 
 @dataclass(frozen=True)
 class PictureItem:
-    """One picture to make: its embedding (d,) float32 and its seed."""
+    """One picture to make: its embedding (d,) float32, its seed, and who wants to see it in the making."""
 
     image_embeds: NDArray[np.float32] = field(repr=False)
     seed: int
+    on_preview: PreviewCallback | None = None
 
 
 def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
@@ -101,11 +104,18 @@ class GeneratorWorker:
             self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1)
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         """Make the pictures of one request; each has its own seed, so batches do not change what it shows."""
+        show = None
+        if on_preview is not None:
+            show = partial(asyncio.get_running_loop().call_soon_threadsafe, on_preview)
         items = [
-            PictureItem(row, seed_for(order.seed, epoch, image))
+            PictureItem(row, seed_for(order.seed, epoch, image), None if epoch or image else show)
             for epoch, row in enumerate(image_embeds)
             for image in range(order.n_images)
         ]
@@ -125,12 +135,18 @@ class GeneratorWorker:
     def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[NDArray[np.uint8]]:
         assert isinstance(key, tuple)
         num_inference_steps, guidance_scale = key
+        shown = {row: item.on_preview for row, item in enumerate(items) if item.on_preview is not None}
+
+        def show(row: int, step: int, image: NDArray[np.uint8]) -> None:
+            shown[row](Preview(step, encode_png(image, {"phosphene:preview": str(step)})))
+
         images = self._pipeline.decode(
             np.stack([item.image_embeds for item in items]),
             seeds=[item.seed for item in items],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             on_step=on_step,
+            previews=PreviewRequest(tuple(shown), show) if shown else None,
         )
         return list(images)
 
@@ -155,10 +171,14 @@ class LocalBackend:
         return await self._encoder.embed(recordings, subject=subject, average=average)
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         """Make pictures."""
-        return await self._generator.generate(image_embeds, order, on_step)
+        return await self._generator.generate(image_embeds, order, on_step, on_preview)
 
 
 class _Thumbnails:
