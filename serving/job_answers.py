@@ -19,7 +19,7 @@ from serving.schema import Progress
 Value = TypeVar("Value")
 
 _RETRY_DOWN_S = 5
-_POLL_S = 0.25
+_POLL_S = 0.1
 _SILENCE_S = 15.0
 _SENTENCES = {
     "quarantined": "the processes that worked on this job were lost at every attempt, so it is not tried again; "
@@ -94,15 +94,13 @@ async def events_of(desk: JobDesk, job: Job, *, owner: str, seconds: float) -> A
     After `seconds` the stream ends although the job may not have; who still wants to know asks again.
     """
     deadline = time.monotonic() + seconds
-    told: dict[str, str] = {}
+    news = _News(desk)
     spoke = time.monotonic()
     try:
         while True:
-            for name, data in await _news(desk, job):
-                if told.get(name) != data:
-                    told[name] = data
-                    spoke = time.monotonic()
-                    yield _event(name, data)
+            for event in await news.of(job):
+                spoke = time.monotonic()
+                yield event
             if job.status in ENDED:
                 name, content = await ending_of(desk, job)
                 yield _event(name, content.decode())
@@ -124,20 +122,46 @@ async def events_of(desk: JobDesk, job: Job, *, owner: str, seconds: float) -> A
         yield _event("problem", problem_of(error).model_dump_json())
 
 
-async def _news(desk: JobDesk, job: Job) -> list[tuple[str, str]]:
-    status = status_of(job)
-    news = [("status", status.model_dump_json(exclude={"progress", "result", "problem"}))]
-    if status.progress is not None:
-        news.append(("progress", status.progress.model_dump_json()))
-    if job.preview_step:
+class _News:
+    """Remembers what was told of a job and finds what is new."""
+
+    def __init__(self, desk: JobDesk) -> None:
+        self._desk = desk
+        self._status = ""
+        self._progress = ("", 0)
+        self._preview_step = 0
+
+    async def of(self, job: Job) -> list[str]:
+        """Return the events that a look at a job adds."""
+        status = status_of(job).model_dump_json(exclude={"progress", "result", "problem"})
+        if not self._status and job.status in ENDED:
+            return [_event("status", status)]  # who comes late wants the end only
+        events = []
+        if status != self._status and job.status not in ENDED:
+            self._status = status
+            events.append(_event("status", status))
+        if job.stage and (job.stage, job.step) != self._progress:
+            # steps between two looks have been made too, each is told
+            told = self._progress[1] if self._progress[0] == job.stage else -1
+            for step in range(told + 1 if told < job.step else job.step, job.step + 1):
+                progress = Progress.model_validate({"stage": job.stage, "step": step, "n_steps": job.n_steps})
+                events.append(_event("progress", progress.model_dump_json()))
+            self._progress = (job.stage, job.step)
+        if job.preview_step != self._preview_step:
+            self._preview_step = job.preview_step
+            png = await self._look(job)
+            if png is not None:
+                preview = JobPreview(step=job.preview_step, image=to_base64(png))
+                events.append(_event("preview", preview.model_dump_json()))
+        if status != self._status:
+            events.append(_event("status", status))
+        return events
+
+    async def _look(self, job: Job) -> bytes | None:
         try:
-            png = await desk.preview(job)
+            return await self._desk.preview(job) if job.preview_step else None
         except OSError:
-            png = None
-        if png is not None:
-            preview = JobPreview(step=job.preview_step, image=to_base64(png))
-            news.append(("preview", preview.model_dump_json()))
-    return news
+            return None
 
 
 def _event(name: str, data: str) -> str:

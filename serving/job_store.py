@@ -154,13 +154,14 @@ class JobStore:
                 connection.execute(update(JOBS).where(mine, JOBS.c.id == job_id).values(**asdict(step)))
             return set(connection.execute(select(JOBS.c.id).where(mine)).scalars())
 
-    def finish(self, job_id: str, result: str, *, keep_s: float) -> bool:
+    def finish(self, job_id: str, result: str, *, keep_s: float, step: Step | None = None) -> bool:
         """End a job with the name of its result; False if another worker was first or the job was erased."""
-        return self._end(job_id, "finished", "", result, keep_s)
+        last = {} if step is None else {"stage": step.stage, "step": step.step, "n_steps": step.n_steps}
+        return self._end(job_id, {"status": "finished", "result": result} | last, keep_s)
 
     def fail(self, job_id: str, code: str, result: str, *, keep_s: float) -> bool:
         """End a job with a problem's code; False as for `finish`."""
-        return self._end(job_id, "failed", code, result, keep_s)
+        return self._end(job_id, {"status": "failed", "code": code, "result": result}, keep_s)
 
     def give_back(self, job: Job, *, blamed: bool, code: str = "", delay_s: float = 0.0, keep_s: float) -> None:
         """Return a job that this worker could not finish; when `blamed`, its run counts as an attempt.
@@ -201,9 +202,9 @@ class JobStore:
         with self._reporting():
             shrink(self._engine)
 
-    def _end(self, job_id: str, status: str, code: str, result: str, keep_s: float) -> bool:
+    def _end(self, job_id: str, values: dict[str, Any], keep_s: float) -> bool:
         with self._writing() as (connection, now):
-            values = _ended(status, code, now, keep_s) | {"result": result}
+            values = values | {"worker": "", "expires": now + keep_s}
             done = connection.execute(update(JOBS).where(JOBS.c.id == job_id, _unfinished()).values(**values))
         return done.rowcount == 1
 
@@ -256,10 +257,6 @@ def _change(connection: Connection, job_ids: Sequence[str], values: dict[str, An
     connection.execute(update(JOBS).where(JOBS.c.id.in_(job_ids)).values(**values))
 
 
-def _ended(status: str, code: str, now: float, keep_s: float) -> dict[str, Any]:
-    return {"status": status, "code": code, "worker": "", "expires": now + keep_s}
-
-
 def _take_back(
     connection: Connection,
     job: Job,
@@ -276,5 +273,5 @@ def _take_back(
     interruptions = job.interruptions + interrupted
     values: dict[str, Any] = {"status": "queued", "worker": "", "not_before": now + delay_s}
     if (blamed and attempts >= MAX_ATTEMPTS) or interruptions > MAX_INTERRUPTIONS:
-        values = _ended("failed", code or "quarantined", now, keep_s)
+        values = {"status": "failed", "code": code or "quarantined", "worker": "", "expires": now + keep_s}
     _change(connection, [job.id], values | {"attempts": attempts, "interruptions": interruptions})

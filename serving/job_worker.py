@@ -44,7 +44,8 @@ class _Run:
     preview_step: int = 0
 
     def on_progress(self, progress: Progress) -> None:
-        self.step = Step(progress.stage, progress.step, progress.n_steps)
+        if progress.stage != "encode":  # takes milliseconds, and would hide the last step of the pictures
+            self.step = Step(progress.stage, progress.step, progress.n_steps)
 
     def on_preview(self, preview: Preview) -> None:
         self.preview = preview
@@ -98,7 +99,9 @@ class JobWorker:
         """Do what is due and take new jobs; tell whether there were any."""
         now = time.monotonic()
         await asyncio.to_thread(self._blobs.prepare)
-        if now >= self._beat_due:
+        # a new preview is stored soon, so that somebody sees it before the job is done
+        early = self._settings.beat_s - _POLL_S if any(run.preview for run in self._runs.values()) else 0.0
+        if now >= self._beat_due - early:
             await self._beat()
             self._beat_due = time.monotonic() + self._settings.beat_s
         if now >= self._sweep_due:
@@ -126,6 +129,11 @@ class JobWorker:
         """Prolong the leases, tell progress, and cancel jobs that were erased or given to others."""
         if not self._runs:
             return
+        for job_id, run in list(self._runs.items()):
+            if run.preview is not None:
+                preview, run.preview = run.preview, None
+                await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
+                run.preview_step = preview.step
         steps = {
             job_id: Step(run.step.stage, run.step.step, run.step.n_steps, run.preview_step)
             for job_id, run in self._runs.items()
@@ -137,10 +145,6 @@ class JobWorker:
         for job_id, run in list(self._runs.items()):
             if job_id not in held:
                 run.cancel()
-            elif run.preview is not None:
-                preview, run.preview = run.preview, None
-                await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
-                run.preview_step = preview.step
 
     async def _work(self, run: _Run) -> None:
         """Run one job to whatever end."""
@@ -152,7 +156,7 @@ class JobWorker:
                     raise refusal("upload_lost", "the upload of this job is gone from the store; send it again")
                 fields, contents = unpack_upload(upload)
                 answer = await self._answer(fields, contents, run.on_progress, run.on_preview)
-            await self._end(job, answer.model_copy(update={"id": job.id}))
+            await self._end(job, answer.model_copy(update={"id": job.id}), run.step)
         except TimeoutError:
             sentence = f"the job ran longer than {self._settings.timeout_s:g} s; ask for fewer pictures or steps"
             await self._end(job, problem_of(refusal("timed_out", sentence)))
@@ -173,14 +177,14 @@ class JobWorker:
         else:
             await self._end(job, problem)
 
-    async def _end(self, job: Job, answer: GenerationResponse | Problem) -> None:
+    async def _end(self, job: Job, answer: GenerationResponse | Problem, step: Step | None = None) -> None:
         """Write what came out, then end the job, then erase its upload; the first to end it wins."""
         name = f"{job.id}.{self._name}"
         await self._insist(self._blobs.write, "results", name, answer.model_dump_json().encode())
         if isinstance(answer, Problem):
             first = await self._insist(self._fail, job.id, answer.code, name)
         else:
-            first = await self._insist(self._finish, job.id, name)
+            first = await self._insist(self._finish, job.id, name, step)
         for remove in [("uploads", job.id), ("previews", job.id), *([] if first else [("results", name)])]:
             await self._insist(self._blobs.remove, *remove)
 
@@ -199,8 +203,8 @@ class JobWorker:
                 logger.warning("the jobs worker waits for its store: %s", error)
                 await asyncio.sleep(_RETRY_S)
 
-    def _finish(self, job_id: str, name: str) -> bool:
-        return self._store.finish(job_id, name, keep_s=self._settings.keep_s)
+    def _finish(self, job_id: str, name: str, step: Step | None) -> bool:
+        return self._store.finish(job_id, name, keep_s=self._settings.keep_s, step=step)
 
     def _fail(self, job_id: str, code: str, name: str) -> bool:
         return self._store.fail(job_id, code, name, keep_s=self._settings.keep_s)

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +110,15 @@ class GeneratorWorker:
         on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         """Make the pictures of one request; each has its own seed, so batches do not change what it shows."""
-        show = None
-        if on_preview is not None:
-            show = partial(asyncio.get_running_loop().call_soon_threadsafe, on_preview)
+        loop = asyncio.get_running_loop()
+
+        def show(preview: Preview) -> None:
+            if on_preview is not None:
+                loop.call_soon_threadsafe(on_preview, preview)
+
+        watched = (0, 0) if on_preview is not None else None
         items = [
-            PictureItem(row, seed_for(order.seed, epoch, image), None if epoch or image else show)
+            PictureItem(row, seed_for(order.seed, epoch, image), show if (epoch, image) == watched else None)
             for epoch, row in enumerate(image_embeds)
             for image in range(order.n_images)
         ]

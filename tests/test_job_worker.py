@@ -152,9 +152,9 @@ def test_a_full_queue_of_the_models_costs_no_attempt(workers: Workers, tmp_path:
 
 
 def test_two_workers_share_the_jobs_and_each_runs_once(workers: Workers) -> None:
-    jobs = [workers.submit("slow 0.2", seed=seed) for seed in range(30)]
     workers.start("one")
     workers.start("two")
+    jobs = [workers.submit("slow 0.5", seed=seed) for seed in range(30)]
     assert [workers.result(job_id)["seed"] for job_id in jobs] == list(range(30))
     assert {workers.wait(job_id).attempts for job_id in jobs} == {1}
     winners = {name.split(".")[1] for name in files(workers, "results")}
@@ -162,7 +162,7 @@ def test_two_workers_share_the_jobs_and_each_runs_once(workers: Workers) -> None
 
 
 def test_a_worker_that_was_stopped_for_long_does_no_harm(workers: Workers) -> None:
-    job_id = workers.submit("slow 3")
+    job_id = workers.submit("slow 2")
     sleeper = workers.start("one")
     workers.wait(job_id, until=lambda job: job.step > 1)
     sleeper.send_signal(signal.SIGSTOP)
