@@ -5,6 +5,8 @@ builder that `serve.yaml` names; models load and warm up in the constructors, so
 """
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,14 @@ from serving.ray_backend import RayBackend
 from serving.schema import BundleInfo
 from serving.settings import ReplicaSettings, ServingSettings
 
+logger = logging.getLogger(__name__)
+
+
+def _leave() -> None:
+    """End this replica at once, so that Ray Serve replaces it: its device answers nothing but errors from now on."""
+    logger.error("the device of this replica failed; the replica ends and is replaced")
+    os._exit(70)
+
 
 class Encoder:
     """Holds the encoders and the gallery."""
@@ -30,7 +40,7 @@ class Encoder:
     def __init__(self, settings: ServingSettings) -> None:
         from serving.workers import EncoderWorker
 
-        self._worker = EncoderWorker(settings)
+        self._worker = EncoderWorker(settings, _leave)
 
     async def describe(self) -> BundleInfo:
         """Return the bundle being served."""
@@ -52,7 +62,7 @@ class Generator:
     def __init__(self, settings: ServingSettings) -> None:
         from serving.workers import GeneratorWorker
 
-        self._worker = GeneratorWorker(settings)
+        self._worker = GeneratorWorker(settings, _leave)
 
     async def ready(self) -> bool:
         """Answer once the decoder is warm."""

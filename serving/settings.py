@@ -96,6 +96,9 @@ class ServingSettings(BaseModel):
     parse: ParseLimits = ParseLimits()
     jobs: JobSettings = JobSettings()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
+    fixed_batches: bool = Field(
+        False, description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates"
+    )
     batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
