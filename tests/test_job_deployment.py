@@ -31,6 +31,7 @@ def http(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
     settings = ServingSettings(bundle=bundle, port=free_port(), jobs=jobs, batch_wait_ms=100.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serving.app.Generator", PoisonedGenerator)
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # the replicas import the poisoned one too
         with local_service(settings) as url, httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
             yield client
 
