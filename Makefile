@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo soak-train soak-serve test test-all test-faults lint types bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train soak-serve test test-all lint types bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,10 +34,7 @@ test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-all: $(STAMP)  ## slow tests too; those that need a GPU skip themselves without one
-	$(BIN)/python -m pytest -m "not network and not faults"
-
-test-faults: $(STAMP)  ## kill -9 and starve the whole service, fuzz and load it
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m "not network"
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

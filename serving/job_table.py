@@ -5,6 +5,7 @@ is removing files and one row.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def open_engine(database: str, folder: str) -> Engine:
             "write postgresql://user@host/name"
         )
     waits = f"-c statement_timeout={int(1000 * _BUSY_S)} -c idle_in_transaction_session_timeout=10000"
+    if find_spec("psycopg") is None:
+        raise ValueError("jobs.database names PostgreSQL and its driver is missing; install phosphene[postgres]")
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
