@@ -23,6 +23,7 @@ from generation.sampling import (
     DiffusersPipeline,
     OnStep,
     PassThroughEncoder,
+    PreviewRequest,
     SamplingRequest,
     in_batches,
     load_pipeline,
@@ -102,6 +103,7 @@ class ImageDecoder(Protocol):
         guidance_scale: float,
         noise_level: int = 0,
         on_step: OnStep | None = None,
+        previews: PreviewRequest | None = None,
     ) -> np.ndarray:
         """Generate one picture per row.
 
@@ -119,6 +121,8 @@ class ImageDecoder(Protocol):
             Steps of noise added to the embeddings. Level 0 still draws noise and adds a trace of it.
         on_step : callable
             Called after every step with the steps done and the steps in all. Raising from it cancels.
+        previews : PreviewRequest, optional
+            Which rows are shown while they are made; showing them changes no picture.
 
         Returns
         -------
@@ -187,9 +191,10 @@ class StableUnCLIPDecoder:
         guidance_scale: float,
         noise_level: int = 0,
         on_step: OnStep | None = None,
+        previews: PreviewRequest | None = None,
     ) -> np.ndarray:
         """Generate one picture per row; see ``ImageDecoder.generate``."""
-        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step)
+        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step, previews)
         request.check(image_embeds, self.embed_dim)
         levels = int(self._pipeline.image_noising_scheduler.config.num_train_timesteps)
         if not 0 <= noise_level < levels:
@@ -208,7 +213,7 @@ class StableUnCLIPDecoder:
             return pixels
 
         with self._lock, self._runtime.autocast():  # the scheduler keeps the state of one sampling run
-            return in_batches(sample, matched, request, self.config.max_batch)
+            return in_batches(sample, matched, request, self.config.max_batch, self._pipeline)
 
 
 class ImageVariationDecoder:
@@ -245,9 +250,10 @@ class ImageVariationDecoder:
         guidance_scale: float,
         noise_level: int = 0,
         on_step: OnStep | None = None,
+        previews: PreviewRequest | None = None,
     ) -> np.ndarray:
         """Generate one picture per row; see ``ImageDecoder.generate``. There is no noise level but 0."""
-        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step)
+        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step, previews)
         request.check(image_embeds, self.embed_dim)
         if noise_level != 0:
             raise ValueError(
@@ -264,7 +270,7 @@ class ImageVariationDecoder:
             return pixels
 
         with self._lock, self._runtime.autocast():  # the scheduler keeps the state of one sampling run
-            return in_batches(sample, matched, request, self.config.max_batch)
+            return in_batches(sample, matched, request, self.config.max_batch, self._pipeline)
 
 
 def _image_size(pipeline: DiffusersPipeline) -> int:

@@ -19,7 +19,7 @@ from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle, BundleError, CutWindow
 from generation.gallery import Gallery, Neighbour
 from generation.image_decoder import ImageDecoderConfig, ImageVariationConfig, StableUnCLIPConfig, build_decoder
-from generation.sampling import OnStep
+from generation.sampling import OnStep, PreviewRequest
 
 __all__ = [
     "CutWindow",
@@ -211,6 +211,7 @@ class ReconstructionPipeline:
         guidance_scale: float | None = None,
         noise_level: int | None = None,
         on_step: OnStep | None = None,
+        previews: PreviewRequest | None = None,
     ) -> np.ndarray:
         """Generate one picture per row and seed, (n, h, w, 3) uint8: what a batcher of several requests calls."""
         self._need(self._has_decoder, "decode")
@@ -224,6 +225,7 @@ class ReconstructionPipeline:
             guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
             noise_level=noise_level,
             on_step=on_step,
+            previews=previews,
         )
 
     def __call__(

@@ -23,6 +23,18 @@ _MODEL_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 
 
 @dataclass(frozen=True)
+class PreviewRequest:
+    """Which rows are shown while they are denoised, and to whom.
+
+    ``on_preview(row, step, image)`` is called after every quarter of the steps but the last, with a (h, w, 3) uint8
+    picture of what the latents of the row hold by then.
+    """
+
+    rows: tuple[int, ...]
+    on_preview: Callable[[int, int, np.ndarray], None]
+
+
+@dataclass(frozen=True)
 class SamplingRequest:
     """How a batch of pictures is sampled: one seed per picture, the rest for all of them."""
 
@@ -30,6 +42,7 @@ class SamplingRequest:
     num_inference_steps: int
     guidance_scale: float
     on_step: OnStep | None = None
+    previews: PreviewRequest | None = None
 
     def check(self, image_embeds: np.ndarray, embed_dim: int) -> None:
         """Refuse embeddings, seeds or settings that do not fit together, with ValueError."""
@@ -169,11 +182,27 @@ def _silenced() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _show(
+    pipeline: DiffusersPipeline, request: SamplingRequest, latents: torch.Tensor, step: int, start: int
+) -> None:
+    """Hand out previews of those rows of a batch that somebody wants to see, at the steps at which they are due."""
+    steps = request.num_inference_steps
+    if request.previews is None or step >= steps or step % max(1, steps // 4):
+        return
+    for row in request.previews.rows:
+        if start <= row < start + len(latents):
+            scaled = latents[row - start : row - start + 1] / pipeline.vae.config.scaling_factor
+            decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
+            pixels = pipeline.image_processor.postprocess(decoded, output_type="np")[0]
+            request.previews.on_preview(row, step, (pixels * 255).round().astype(np.uint8))
+
+
 def in_batches(
     sample: Callable[[np.ndarray, dict[str, Any]], np.ndarray],
     image_embeds: np.ndarray,
     request: SamplingRequest,
     max_batch: int,
+    pipeline: DiffusersPipeline,
 ) -> np.ndarray:
     """Sample rows in batches of at most ``max_batch``.
 
@@ -188,6 +217,8 @@ def in_batches(
         Seeds and settings; its ``on_step`` counts the steps of all batches.
     max_batch : int
         Upper bound of rows per call.
+    pipeline : DiffusersPipeline
+        Decodes latents to previews.
 
     Returns
     -------
@@ -200,10 +231,11 @@ def in_batches(
     for start in range(0, n, max_batch):
         done = steps * (start // max_batch)
 
-        def callback(step: int, timestep: Any, latents: torch.Tensor, done: int = done) -> None:
+        def callback(step: int, timestep: Any, latents: torch.Tensor, done: int = done, start: int = start) -> None:
             if request.on_step is not None:
                 # multi-step schedulers may evaluate the network more often than there are steps
                 request.on_step(done + min(step + 1, steps), total)
+            _show(pipeline, request, latents, step + 1, start)
 
         rows = slice(start, start + max_batch)
         settings = {

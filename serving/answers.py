@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures
+from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
@@ -76,7 +76,11 @@ class Answers:
         self._metrics = metrics
 
     async def generation(
-        self, fields: GenerationFields, contents: Sequence[bytes], on_progress: ProgressCallback | None = None
+        self,
+        fields: GenerationFields,
+        contents: Sequence[bytes],
+        on_progress: ProgressCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> GenerationResponse:
         """Decode recordings to pictures."""
         tell = on_progress or _ignore
@@ -103,7 +107,7 @@ class Answers:
 
         with clock.stage("generate"):
             callback = None if on_progress is None else on_step
-            pictures = await self._compute(self._backend.generate(embedded.image_embeds, order, callback))
+            pictures = await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
         tell(Progress(stage="encode", step=0, n_steps=1))
         with clock.stage("encode"):
             epochs = await asyncio.to_thread(_encode, embedded, pictures, bundle.id, order)

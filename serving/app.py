@@ -1,4 +1,4 @@
-"""The Ray Serve application: an ingress that reads uploads, an encoder, and a generator that batches.
+"""The Ray Serve application: an ingress that reads uploads, an encoder, a generator that batches, a jobs worker.
 
 The deployments are thin: what they do stands in `serving.routes` and `serving.workers`. `build` is the application
 builder that `serve.yaml` names; models load and warm up in the constructors, so a replica is ready or absent.
@@ -6,30 +6,34 @@ builder that `serve.yaml` names; models load and warm up in the constructors, so
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview
 from serving.gate import MAX_ARRIVING
+from serving.job_deployment import Jobs
+from serving.ray_backend import RayBackend
 from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
 from serving.settings import ReplicaSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
 
-_READY_TIMEOUT_S = 3.0
+
+def _leave() -> None:
+    """End this replica at once, so that Ray Serve replaces it: its device answers nothing but errors from now on."""
+    logger.error("the device of this replica failed; the replica ends and is replaced")
+    os._exit(70)
 
 
 class Encoder:
@@ -38,7 +42,7 @@ class Encoder:
     def __init__(self, settings: ServingSettings) -> None:
         from serving.workers import EncoderWorker
 
-        self._worker = EncoderWorker(settings)
+        self._worker = EncoderWorker(settings, _leave)
 
     async def describe(self) -> BundleInfo:
         """Return the bundle being served."""
@@ -60,7 +64,7 @@ class Generator:
     def __init__(self, settings: ServingSettings) -> None:
         from serving.workers import GeneratorWorker
 
-        self._worker = GeneratorWorker(settings)
+        self._worker = GeneratorWorker(settings, _leave)
 
     async def ready(self) -> bool:
         """Answer once the decoder is warm."""
@@ -72,15 +76,16 @@ class Generator:
 
     async def generate_stepwise(
         self, image_embeds: NDArray[np.float32], order: PictureOrder
-    ) -> AsyncIterator[tuple[int, int] | Pictures]:
-        """Yield (step, n_steps) after every step, then the pictures."""
-        events: asyncio.Queue[tuple[int, int] | Pictures | Exception] = asyncio.Queue()
+    ) -> AsyncIterator[tuple[int, int] | Preview | Pictures]:
+        """Yield (step, n_steps) after every step and some previews, then the pictures."""
+        events: asyncio.Queue[tuple[int, int] | Preview | Pictures | Exception] = asyncio.Queue()
 
         async def work() -> None:
             try:
-                events.put_nowait(
-                    await self._worker.generate(image_embeds, order, lambda *step: events.put_nowait(step))
+                pictures = await self._worker.generate(
+                    image_embeds, order, lambda *step: events.put_nowait(step), events.put_nowait
                 )
+                events.put_nowait(pictures)
             except Exception as error:
                 events.put_nowait(error)
 
@@ -101,93 +106,26 @@ class Ingress:
     """Answers HTTP; holds no model."""
 
     def __init__(
-        self, settings: ServingSettings, encoder: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+        self,
+        settings: ServingSettings,
+        encoder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        jobs: DeploymentHandle[Any] | None = None,
     ) -> None:
+        # the jobs worker is only bound to be deployed: jobs reach it through their store
         self._settings = settings
         self._backend = RayBackend(encoder, generator)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the application inside the replica; Ray Serve calls this after the constructor."""
+        from serving.job_desk import JobDesk
         from serving.routes import create_app
         from serving.sandbox import Sandbox
 
+        bundle, jobs = Bundle.load(self._settings.bundle), self._settings.jobs
         sandbox = Sandbox(self._settings.parse, max_epochs=self._settings.max_epochs)
-        return create_app(self._settings, self._backend, sandbox, Bundle.load(self._settings.bundle).example)
-
-
-class RayBackend:
-    """Computes on the encoder and generator deployments."""
-
-    def __init__(self, encoder: DeploymentHandle[Any], generator: DeploymentHandle[Any]) -> None:
-        self._encoder = encoder
-        self._generator = generator
-        self._stepwise = generator.generate_stepwise.options(stream=True)
-        self._info: BundleInfo | None = None
-
-    async def describe(self) -> BundleInfo:
-        """Return the bundle being served; it does not change while this process lives."""
-        if self._info is None:
-            self._info = await _result(self._encoder.describe.remote())
-        return self._info
-
-    async def ready(self) -> bool:
-        """Ask both deployments; without a replica they do not answer in time."""
-        try:
-            async with asyncio.timeout(_READY_TIMEOUT_S):
-                await asyncio.gather(_result(self._encoder.describe.remote()), _result(self._generator.ready.remote()))
-        except (TimeoutError, ConnectionError, asyncio.QueueFull):
-            return False
-        return True
-
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
-        """Embed on the encoder deployment."""
-        embedded = await _result(self._encoder.embed.remote(list(recordings), subject, average))
-        if isinstance(embedded, EpochsMismatch):
-            raise embedded
-        assert isinstance(embedded, EmbeddedEpochs)
-        return embedded
-
-    async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
-    ) -> Pictures:
-        """Generate on the generator deployment; steps are streamed only if somebody listens."""
-        if on_step is None:
-            pictures = await _result(self._generator.generate.remote(image_embeds, order))
-            assert isinstance(pictures, Pictures)
-            return pictures
-        events: Any = self._stepwise.remote(image_embeds, order)
-        with _ray_errors():
-            try:
-                async for event in events:
-                    if isinstance(event, Pictures):
-                        return event
-                    on_step(*event)
-            except asyncio.CancelledError:
-                events.cancel()
-                raise
-        raise ConnectionError("the generator ended without pictures")
-
-
-async def _result(response: Any) -> Any:
-    """Await a deployment response; if the waiting task is cancelled, the work is too."""
-    with _ray_errors():
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-
-
-@contextmanager
-def _ray_errors() -> Iterator[None]:
-    """Turn Ray's errors into the ones that `serving.backend.Backend` names."""
-    try:
-        yield
-    except BackPressureError as error:
-        raise asyncio.QueueFull(str(error)) from None
-    except (RayActorError, WorkerCrashedError) as error:
-        logger.warning("a replica was lost: %s", type(error).__name__)
-        raise ConnectionError("a replica was lost") from None
+        desk = JobDesk(jobs, bundle.manifest.id) if jobs.folder else None
+        return create_app(self._settings, self._backend, sandbox, bundle.example, desk)
 
 
 def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
@@ -211,7 +149,7 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
     require_isolation(checked.parse)
-    checked = checked.model_copy(update={"bundle": checked.bundle.resolve()})
+    checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), "jobs": checked.jobs.resolved()})
     Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
     encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
     generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)
@@ -220,7 +158,11 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     ingress = serve.deployment(max_ongoing_requests=n_inside, ray_actor_options={"num_cpus": 0.5})(
         serve.ingress()(Ingress)
     )
-    application: Application = ingress.bind(checked, encoder, generator)
+    jobs = None
+    if checked.jobs.folder:
+        deploy = serve.deployment(num_replicas=checked.jobs.n_workers, ray_actor_options={"num_cpus": 0.25})
+        jobs = deploy(Jobs).bind(checked, encoder, generator)
+    application: Application = ingress.bind(checked, encoder, generator, jobs)
     return application
 
 

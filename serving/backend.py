@@ -17,6 +17,17 @@ StepCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Preview:
+    """The first picture of a request after some of its steps, as PNG bytes that are marked as generated."""
+
+    step: int
+    png: bytes = field(repr=False)
+
+
+PreviewCallback = Callable[[Preview], None]
+
+
+@dataclass(frozen=True)
 class EmbeddedEpochs:
     """Decoded embeddings of a request, one row per epoch that remains after averaging.
 
@@ -69,7 +80,14 @@ class Backend(Protocol):
         ...
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
-        """Make pictures; cancelling the awaiting task stops the work at the next step."""
+        """Make pictures; cancelling the awaiting task stops the work at the next step.
+
+        Previews come only to who listens to steps too.
+        """
         ...

@@ -3,9 +3,11 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from serving.data_commands import add_data_commands, evaluate_run
 from serving.format_list import add_formats_command
@@ -47,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
+
+    serve.add_argument(
+        "--jobs", type=Path, metavar="DIR", help="folder that keeps jobs across restarts (default: the settings' or "
+        "~/.local/state/phosphene/jobs)",
+    )  # fmt: skip
 
     decode = _command(commands, "decode", _decode, "decode a recording without a server")
     decode.add_argument("file", type=Path, nargs="+", help="a recording, or an EEG and a MEG recording")
@@ -146,11 +153,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     from serving.cluster import local_service
     from serving.settings import ServingSettings
 
-    given = {"bundle": arguments.bundle, "host": arguments.host, "port": arguments.port}
+    given: dict[str, Any] = {"bundle": arguments.bundle, "host": arguments.host, "port": arguments.port}
     if arguments.settings is not None:
         import yaml
 
         given = (yaml.safe_load(arguments.settings.read_text()) or {}) | given
+    if arguments.jobs is not None or "jobs" not in given:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        given["jobs"] = given.get("jobs", {}) | {"folder": str(arguments.jobs or state / "phosphene" / "jobs")}
     settings = ServingSettings.model_validate(given)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,14 +1,34 @@
 """A small typed client of the service; it imports neither torch nor ray."""
 
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypedDict, Unpack
 
 import httpx
 
+from serving.job_schema import ENDED, JobPreview, JobStatus
+from serving.retries import send_again
 from serving.schema import BundleInfo, BundleList, EmbeddingResponse, GenerationResponse, Problem, Progress
 
 Recording = Path | str | bytes
+
+_POLL_S = 0.5
+
+
+class GenerationOptions(TypedDict, total=False):
+    """What `PhospheneClient.generate` and `PhospheneClient.submit` take beside the recordings."""
+
+    images: int
+    seed: int
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    average: bool
+    subject: str
+    onsets: Sequence[float]
+    preview: bool
 
 
 class PhospheneClient:
@@ -22,9 +42,16 @@ class PhospheneClient:
         For instance ``http://127.0.0.1:8000``.
     timeout_s : float
         Per request; generation of many pictures takes long.
+    n_retries : int
+        How often a request is sent again that was refused for the moment (429 and 503, after the seconds that the
+        service names) or whose connection was lost; 0 sends everything once. `generate` and `embed` are not sent
+        again after a lost connection, because the service may be working on them: use `submit` for that.
     """
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0) -> None:
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0, n_retries: int = 4
+    ) -> None:
+        self._n_retries = n_retries
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> "PhospheneClient":
@@ -48,7 +75,7 @@ class PhospheneClient:
 
     def bundles(self) -> tuple[BundleInfo, ...]:
         """Return the bundles being served."""
-        return BundleList.model_validate_json(_checked(self._http.get("/v1/bundles")).content).bundles
+        return BundleList.model_validate_json(self._get("/v1/bundles").content).bundles
 
     def generate(
         self,
@@ -95,15 +122,21 @@ class PhospheneClient:
         httpx.HTTPStatusError
             If the service refuses.
         """
-        fields = _fields(average=average, subject=subject, onsets=onsets, preview=preview)
-        fields |= {"images": str(images), "seed": str(seed)}
-        if num_inference_steps is not None:
-            fields["num_inference_steps"] = str(num_inference_steps)
-        if guidance_scale is not None:
-            fields["guidance_scale"] = str(guidance_scale)
+        fields = _generation_fields(
+            {
+                "images": images,
+                "seed": seed,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "average": average,
+                "subject": subject,
+                "onsets": onsets,
+                "preview": preview,
+            }
+        )
         if on_progress is None:
-            response = self._http.post("/v1/generations", data=fields, files=_parts(recordings))
-            return GenerationResponse.model_validate_json(_checked(response).content)
+            response = self._post("/v1/generations", fields, recordings)
+            return GenerationResponse.model_validate_json(response.content)
         return self._generate_streamed(fields, recordings, on_progress)
 
     def embed(
@@ -116,8 +149,103 @@ class PhospheneClient:
     ) -> EmbeddingResponse:
         """Decode recordings to CLIP image embeddings; the arguments are those of `generate`."""
         fields = _fields(average=average, subject=subject, onsets=onsets, preview=preview)
-        response = self._http.post("/v1/embeddings", data=fields, files=_parts(recordings))
-        return EmbeddingResponse.model_validate_json(_checked(response).content)
+        response = self._post("/v1/embeddings", fields, recordings)
+        return EmbeddingResponse.model_validate_json(response.content)
+
+    def submit(self, *recordings: Recording, key: str = "", **options: Unpack[GenerationOptions]) -> JobStatus:
+        """Hand a job in; it is on the service's disk when this returns.
+
+        Parameters
+        ----------
+        recordings : path or bytes
+            One or two files.
+        key : str
+            Idempotency-Key; left out, a new one is made, so that repeating inside this call makes no second job.
+        options
+            As for `generate`.
+
+        Returns
+        -------
+        JobStatus
+
+        Raises
+        ------
+        httpx.HTTPStatusError
+            If the service refuses.
+        """
+        fields = _generation_fields(options)
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        response = self._post("/v1/jobs", fields, recordings, headers=headers, repeatable=True)
+        return JobStatus.model_validate_json(response.content)
+
+    def job(self, job_id: str) -> JobStatus:
+        """Return the state of a job, with its result or problem once it has ended."""
+        return JobStatus.model_validate_json(self._get(f"/v1/jobs/{job_id}").content)
+
+    def wait(self, job_id: str, *, timeout_s: float = 3600.0) -> JobStatus:
+        """Return a job once it has ended; TimeoutError if that takes longer. The job goes on all the same."""
+        deadline = time.monotonic() + timeout_s
+        while (status := self.job(job_id)).status not in ENDED:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is {status.status} after {timeout_s:g} s; wait for it again")
+            time.sleep(_POLL_S)
+        return status
+
+    def events(self, job_id: str) -> Iterator[JobStatus | Progress | JobPreview]:
+        """Yield what happens to a job until it has ended; the last one yielded is its status as of `job`.
+
+        Streams that end early, with a restart of the service for instance, are opened again.
+        """
+        while True:
+            try:
+                yield from self._stream(job_id)
+            except httpx.TransportError:
+                time.sleep(_POLL_S)
+            status = self.job(job_id)
+            if status.status in ENDED:
+                yield status
+                return
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job and erase everything the service keeps of it, also when it has ended."""
+        path = f"/v1/jobs/{job_id}"
+        response = send_again(lambda: self._http.delete(path), n_retries=self._n_retries, repeatable=True)
+        if response.status_code != 404:  # erased by an earlier attempt whose answer was lost
+            _checked(response)
+
+    def _stream(self, job_id: str) -> Iterator[JobStatus | Progress | JobPreview]:
+        with self._http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            if response.status_code != 200:
+                response.read()
+                _checked(response)
+            for name, data in _events(response.iter_lines()):
+                if name == "status":
+                    yield JobStatus.model_validate_json(data)
+                elif name == "progress":
+                    yield Progress.model_validate_json(data)
+                elif name == "preview":
+                    yield JobPreview.model_validate_json(data)
+
+    def _get(self, path: str) -> httpx.Response:
+        return _checked(send_again(lambda: self._http.get(path), n_retries=self._n_retries, repeatable=True))
+
+    def _post(
+        self,
+        path: str,
+        fields: dict[str, str],
+        recordings: Sequence[Recording],
+        *,
+        headers: dict[str, str] | None = None,
+        repeatable: bool = False,
+    ) -> httpx.Response:
+        parts = _parts(recordings)
+        return _checked(
+            send_again(
+                lambda: self._http.post(path, data=fields, files=parts, headers=headers),
+                n_retries=self._n_retries,
+                repeatable=repeatable,
+            )
+        )
 
     def _generate_streamed(
         self, fields: dict[str, str], recordings: Sequence[Recording], on_progress: Callable[[Progress], None]
@@ -164,6 +292,20 @@ def _fields(*, average: bool, subject: str, onsets: Sequence[float], preview: bo
         "onsets": ",".join(repr(float(onset)) for onset in onsets),
         "preview": str(preview).lower(),
     }
+
+
+def _generation_fields(options: GenerationOptions) -> dict[str, str]:
+    fields = _fields(
+        average=options.get("average", False),
+        subject=options.get("subject", ""),
+        onsets=options.get("onsets", ()),
+        preview=options.get("preview", False),
+    )
+    fields |= {"images": str(options.get("images", 1)), "seed": str(options.get("seed", 0))}
+    for name in ("num_inference_steps", "guidance_scale"):
+        if options.get(name) is not None:
+            fields[name] = str(options[name])
+    return fields
 
 
 def _parts(recordings: Sequence[Recording]) -> list[tuple[str, tuple[str, bytes]]]:

@@ -32,6 +32,10 @@ _ENVIRONMENT = {
     # nor are the 5 s enough that Ray Serve gives its proxy to start and to answer
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    # three failures in a row replace a proxy: at Ray's period of 10 s the service would be away for half a minute
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # Ray starts its workers at niceness 15, which starves the service wherever anything else runs
+    "RAY_worker_niceness": "0",
     # oversubscribed OpenMP barriers cost far more than they give: one thread per replica unless told otherwise
     "OMP_NUM_THREADS": "1",
 }

@@ -15,6 +15,10 @@ class Metrics:
             "phosphene_requests", "Requests by route and status", ["route", "status"], registry=self._registry
         )
         self.refusals = Counter("phosphene_refusals", "Refusals by code", ["code"], registry=self._registry)
+        self.jobs = Counter("phosphene_jobs", "Jobs handed in, by outcome", ["outcome"], registry=self._registry)
+        self.jobs_waiting = Gauge(
+            "phosphene_jobs_state", "Jobs in the store by state", ["state"], registry=self._registry
+        )
         self.in_flight = Gauge("phosphene_in_flight", "Requests inside the service", registry=self._registry)
         self.stage_seconds = Histogram(
             "phosphene_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=self._registry

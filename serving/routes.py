@@ -10,26 +10,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Form, Request, Response, UploadFile
+from fastapi import FastAPI, Form, Header, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
-from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from serving.answers import Answers
 from serving.backend import Backend
+from serving.forms import EmbeddingForm, GenerationForm, responses_with
 from serving.gate import Gate
+from serving.job_desk import JobDesk
+from serving.job_routes import IdempotencyKey, JobCounter, add_jobs
 from serving.metrics import CONTENT_TYPE, Metrics
-from serving.problems import CODES, PROBLEM_TYPE, add_handlers, problem_of, refusal
+from serving.problems import add_handlers, problem_of, refusal
 from serving.sandbox import Sandbox
 from serving.schema import (
     EXAMPLE_EMBEDDING,
     EXAMPLE_GENERATION,
-    MAX_FILES,
     BundleList,
-    EmbeddingFields,
     EmbeddingResponse,
-    GenerationFields,
     GenerationResponse,
     Problem,
     Progress,
@@ -40,7 +39,6 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 _PAGE = Path(__file__).with_name("static") / "index.html"
-_FILES = "one recording, or an EEG and a MEG recording of the same stimuli; the format is recognised by content"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' data:; frame-ancestors 'none'",
@@ -48,19 +46,13 @@ _PAGE_HEADERS = {
 }
 
 
-class GenerationForm(GenerationFields):
-    """The multipart form of a generation."""
-
-    file: list[UploadFile] = Field(min_length=1, max_length=MAX_FILES, description=_FILES)
-
-
-class EmbeddingForm(EmbeddingFields):
-    """The multipart form of an embedding."""
-
-    file: list[UploadFile] = Field(min_length=1, max_length=MAX_FILES, description=_FILES)
-
-
-def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, example: Path | None = None) -> ASGIApp:
+def create_app(
+    settings: ServingSettings,
+    backend: Backend,
+    sandbox: Sandbox,
+    example: Path | None = None,
+    desk: JobDesk | None = None,
+) -> ASGIApp:
     """Build the ASGI application.
 
     Parameters
@@ -72,6 +64,8 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
         Reads uploads; started and closed with the application.
     example : Path, optional
         A recording that the web page offers to try.
+    desk : JobDesk, optional
+        Where jobs are handed in; closed with the application. Without it the routes of jobs refuse.
     """
     metrics = Metrics()
 
@@ -80,6 +74,8 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
         await sandbox.start()
         yield
         sandbox.close()
+        if desk is not None:
+            desk.close()
 
     app = FastAPI(
         title="phosphene",
@@ -89,23 +85,31 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
         redoc_url=None,
     )
     add_handlers(app, metrics.count_refusal)
-    _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
-    _add_state(app, backend, metrics)
+    counter = JobCounter(desk, metrics, settings)
+    _add_work(app, Answers(backend, sandbox, metrics), counter, metrics, settings.request_timeout_s)
+    add_jobs(app, counter)
+    _add_state(app, backend, counter, metrics)
     _add_page(app, example)
     return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
 
 
-def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float) -> None:
+def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metrics, timeout_s: float) -> None:
     @app.post(
         "/v1/generations",
         response_model=GenerationResponse,
-        responses=_responses(EXAMPLE_GENERATION),
+        responses=responses_with(EXAMPLE_GENERATION),
         description="With `Accept: text/event-stream` the answer is a stream of `progress` events (stage, step, "
-        "n_steps) and one `result` or `problem` event.",
+        "n_steps) and one `result` or `problem` event. With `Prefer: respond-async` the answer is that of "
+        "`POST /v1/jobs`.",
     )
     async def generations(
-        request: Request, form: Annotated[GenerationForm, Form(media_type="multipart/form-data")]
+        request: Request,
+        form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
+        prefer: Annotated[str, Header()] = "",
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
+        if "respond-async" in [preference.strip().lower() for preference in prefer.split(",")]:
+            return await counter.accept(form, idempotency_key, preferred=True)
         contents = [await part.read() for part in form.file]
         if "text/event-stream" in request.headers.get("accept", ""):
             return StreamingResponse(
@@ -116,7 +120,7 @@ def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float
         answer = await _finish(request, answers.generation(form, contents), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=_responses(EXAMPLE_EMBEDDING))
+    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=responses_with(EXAMPLE_EMBEDDING))
     async def embeddings(
         request: Request, form: Annotated[EmbeddingForm, Form(media_type="multipart/form-data")]
     ) -> Response:
@@ -125,7 +129,7 @@ def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float
         return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _add_state(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Metrics) -> None:
     @app.get("/v1/bundles")
     async def bundles() -> BundleList:
         await _require_ready(backend)
@@ -142,6 +146,7 @@ def _add_state(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
 
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
+        await counter.measure()
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
 
@@ -218,20 +223,3 @@ async def _events(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _responses(example: dict[str, object]) -> dict[int | str, dict[str, Any]]:
-    """Document the answer with an example, and every refusal with its codes."""
-    by_status: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": example}}}}
-    for code, (status, title) in CODES.items():
-        if status in (404, 405, 499):
-            continue
-        entry = by_status.setdefault(status, {"description": "", "content": {PROBLEM_TYPE: {}}})
-        entry["description"] += f"`{code}`: {title}. "
-        entry["content"][PROBLEM_TYPE] = {
-            "schema": Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
-            "example": Problem(
-                type=f"urn:phosphene:problem:{code}", title=title, status=status, detail=title, code=code
-            ).model_dump(),
-        }
-    return by_status

@@ -50,6 +50,43 @@ class ParseLimits(BaseModel):
     )
 
 
+class JobSettings(BaseModel):
+    """Where jobs are kept, how many, for how long, and how they are worked on; without a folder there are none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field("", description="uploads and results: a local folder, or a URL of fsspec (s3://bucket/jobs)")
+    database: str = Field("", description="postgresql://user@host/name; empty keeps SQLite in the local folder")
+    max_unfinished: int = Field(256, ge=1, description="jobs that wait or run before 503")
+    max_unfinished_mb: float = Field(4096.0, gt=0.0, description="uploads of jobs that wait or run before 503")
+    keep_s: float = Field(86400.0, gt=0.0, description="a job and its result are erased this long after its end")
+    timeout_s: float = Field(1800.0, gt=0.0, description="longest run of one job")
+    n_workers: int = Field(1, ge=1, description="worker replicas")
+    n_at_once: int = Field(8, ge=1, description="jobs that one worker runs at a time")
+    lease_s: float = Field(15.0, gt=0.0, description="a worker that was silent for this long has lost its jobs")
+    beat_s: float = Field(0.5, gt=0.0, description="how often a worker prolongs its leases and tells progress")
+    sweep_s: float = Field(10.0, gt=0.0, description="how often what has expired or was left over is erased")
+
+    def resolved(self) -> "JobSettings":
+        """Return settings whose folder means the same in every process, whatever folder that runs in."""
+        if not self.folder or "://" in self.folder:
+            return self
+        return self.model_copy(update={"folder": str(Path(self.folder).expanduser().resolve())})
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "JobSettings":
+        if self.database and not self.folder:
+            raise ValueError("jobs.database is set and jobs.folder is not; name a folder for uploads and results too")
+        if "://" in self.folder and not self.folder.startswith("file://") and not self.database:
+            raise ValueError(f"jobs.folder is {self.folder!r} and SQLite needs a local folder; set jobs.database too")
+        if self.beat_s * 4 > self.lease_s:
+            raise ValueError(
+                f"beat_s is {self.beat_s:g} and lease_s {self.lease_s:g}, expected at least four beats in a lease; "
+                "a worker that is alive would lose its jobs"
+            )
+        return self
+
+
 class ServingSettings(BaseModel):
     """Everything the application needs: a bundle, where to listen, and its limits."""
 
@@ -61,7 +98,11 @@ class ServingSettings(BaseModel):
     encoder: ReplicaSettings = ReplicaSettings()
     generator: ReplicaSettings = ReplicaSettings()
     parse: ParseLimits = ParseLimits()
+    jobs: JobSettings = JobSettings()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
+    fixed_batches: bool = Field(
+        False, description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates"
+    )
     batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)

@@ -4,19 +4,22 @@
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.device_faults import is_device_fault
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from generation.gallery import Gallery
 from generation.gallery import Neighbour as GalleryNeighbour
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from generation.sampling import PreviewRequest
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.batching import Batcher
 from serving.rendering import encode_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
@@ -25,10 +28,11 @@ from serving.settings import ServingSettings
 
 @dataclass(frozen=True)
 class PictureItem:
-    """One picture to make: its embedding (d,) float32 and its seed."""
+    """One picture to make: its embedding (d,) float32, its seed, and who wants to see it in the making."""
 
     image_embeds: NDArray[np.float32] = field(repr=False)
     seed: int
+    on_preview: PreviewCallback | None = None
 
 
 def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
@@ -51,10 +55,26 @@ def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
     )
 
 
+@contextmanager
+def _watched(on_device_fault: Callable[[], object]) -> Iterator[None]:
+    """Report an error after which this process cannot compute any more."""
+    try:
+        yield
+    except Exception as error:
+        if is_device_fault(error):
+            on_device_fault()
+        raise
+
+
+def _keep_going() -> None:
+    return None
+
+
 class EncoderWorker:
     """Holds the encoders and the gallery of a bundle; constructed warm."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going) -> None:
+        self._on_device_fault = on_device_fault
         self._pipeline = ReconstructionPipeline(settings.bundle, embedding_only=True)
         limits = Limits(max_upload_mb=settings.max_upload_mb, max_epochs=settings.max_epochs)
         self.info = bundle_info(self._pipeline.bundle, limits)
@@ -67,7 +87,8 @@ class EncoderWorker:
         return await loop.run_in_executor(self._thread, self._embed, recordings, subject or None, average)
 
     def _embed(self, recordings: Sequence[SignalEpochs], subject: str | None, average: bool) -> EmbeddedEpochs:
-        result: EmbeddingResult = self._pipeline.embed(recordings, subject=subject, average=average)
+        with _watched(self._on_device_fault):
+            result: EmbeddingResult = self._pipeline.embed(recordings, subject=subject, average=average)
         return EmbeddedEpochs(
             image_embeds=result.image_embeds,
             confidence=np.asarray(result.confidence, dtype=np.float64),
@@ -87,8 +108,11 @@ class EncoderWorker:
 class GeneratorWorker:
     """Holds the image decoder of a bundle and batches the pictures of concurrent requests; constructed warm."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going) -> None:
         self._pipeline = ReconstructionPipeline(settings.bundle, decoder_only=True)
+        self._on_device_fault = on_device_fault
+        # kernels are chosen by shape: in batches of one shape no picture depends on its mates, not by one grey level
+        self._fill_to = settings.max_batch_size if settings.fixed_batches else 0
         self._batcher: Batcher[PictureItem, NDArray[np.uint8]] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -101,11 +125,22 @@ class GeneratorWorker:
             self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1)
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         """Make the pictures of one request; each has its own seed, so batches do not change what it shows."""
+        loop = asyncio.get_running_loop()
+
+        def show(preview: Preview) -> None:
+            if on_preview is not None:
+                loop.call_soon_threadsafe(on_preview, preview)
+
+        watched = (0, 0) if on_preview is not None else None
         items = [
-            PictureItem(row, seed_for(order.seed, epoch, image))
+            PictureItem(row, seed_for(order.seed, epoch, image), show if (epoch, image) == watched else None)
             for epoch, row in enumerate(image_embeds)
             for image in range(order.n_images)
         ]
@@ -125,14 +160,23 @@ class GeneratorWorker:
     def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[NDArray[np.uint8]]:
         assert isinstance(key, tuple)
         num_inference_steps, guidance_scale = key
-        images = self._pipeline.decode(
-            np.stack([item.image_embeds for item in items]),
-            seeds=[item.seed for item in items],
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            on_step=on_step,
-        )
-        return list(images)
+        n_missing = self._fill_to - len(items)
+        rows = list(items) + [items[-1]] * max(0, n_missing)
+        shown = {row: item.on_preview for row, item in enumerate(items) if item.on_preview is not None}
+
+        def show(row: int, step: int, image: NDArray[np.uint8]) -> None:
+            shown[row](Preview(step, encode_png(image, {"phosphene:preview": str(step)})))
+
+        with _watched(self._on_device_fault):
+            images = self._pipeline.decode(
+                np.stack([item.image_embeds for item in rows]),
+                seeds=[item.seed for item in rows],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                on_step=on_step,
+                previews=PreviewRequest(tuple(shown), show) if shown else None,
+            )
+        return list(images[: len(items)])
 
 
 class LocalBackend:
@@ -155,10 +199,14 @@ class LocalBackend:
         return await self._encoder.embed(recordings, subject=subject, average=average)
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         """Make pictures."""
-        return await self._generator.generate(image_embeds, order, on_step)
+        return await self._generator.generate(image_embeds, order, on_step, on_preview)
 
 
 class _Thumbnails:

@@ -13,8 +13,11 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+from collections.abc import Iterator  # noqa: E402
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from postgres_server import PostgresServer, find_binaries, postgres_server  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +44,13 @@ def shared_data() -> Path:
     if not (folder / "MANIFEST.json").is_file():
         pytest.skip(f"no recordings at {folder}; set PHOSPHENE_TEST_DATA to a folder that holds MANIFEST.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of our own."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server on this machine; install Debian's package postgresql")
+    with postgres_server(binaries) as server:
+        yield server

@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
+from serving.answers import Answers
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.cluster import free_port
+from serving.job_desk import JobDesk
+from serving.job_worker import JobWorker
+from serving.metrics import Metrics
 from serving.rendering import encode_png, to_base64
 from serving.routes import create_app
 from serving.sandbox import Sandbox
@@ -73,13 +78,20 @@ class FakeBackend:
         )
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, on_step: StepCallback | None = None
+        self,
+        image_embeds: NDArray[np.float32],
+        order: PictureOrder,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> Pictures:
         self.n_started += 1
         for step in range(order.num_inference_steps):
             await asyncio.sleep(self.step_s)
             if on_step is not None:
                 on_step(step + 1, order.num_inference_steps)
+            if on_preview is not None:
+                picture = np.full((8, 8, 3), 10 * step, dtype=np.uint8)
+                on_preview(Preview(step + 1, encode_png(picture, {"phosphene:preview": str(step + 1)})))
         self.n_finished += 1
         shape = (len(image_embeds), order.n_images, IMAGE_SIZE, IMAGE_SIZE, 3)
         return Pictures(np.random.default_rng(order.seed).integers(0, 255, shape).astype(np.uint8), 1)
@@ -101,14 +113,31 @@ def make_epochs(n_epochs: int = 2, *, ch_names: Sequence[str] = CH_NAMES, seed: 
     )
 
 
+def with_worker(app: ASGIApp, worker: JobWorker) -> ASGIApp:
+    """Let the loop of a worker run in the event loop of a server, from the first request on."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if not tasks and scope["type"] == "http":
+            tasks.append(asyncio.create_task(worker.run()))
+        await app(scope, receive, send)
+
+    return call
+
+
 @contextmanager
 def fake_service(settings: ServingSettings, backend: FakeBackend, example: Path | None = None) -> Iterator[str]:
-    """Run the interface over `backend` in a thread; yield its base URL."""
+    """Run the interface over `backend` in a thread, and a jobs worker if jobs have a folder; yield its base URL."""
     port = free_port()
     sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, backend, sandbox, example), host="127.0.0.1", port=port, log_level="error")
-    )
+    desk = JobDesk(settings.jobs, INFO.id) if settings.jobs.folder else None
+    app = create_app(settings, backend, sandbox, example, desk)
+    if desk is not None:
+        app = with_worker(
+            app,
+            JobWorker(settings.jobs, Answers(backend, sandbox, Metrics()).generation, bundle_id=INFO.id, stack="fake"),
+        )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60.0

@@ -20,7 +20,6 @@ HOMES = {
     "pywt": "encoders",
     "mne_bids": "encoders",
     "pyarrow": "encoders",
-    "fsspec": "encoders",
     "open_clip": "alignment",
     "transformers": "alignment",
     "accelerate": "alignment",

@@ -10,13 +10,21 @@ import pytest
 from fake_service import FakeBackend, fake_service, make_epochs
 
 from serving.client import PhospheneClient, problem_of
+from serving.job_schema import JobPreview, JobStatus
 from serving.schema import Progress
-from serving.settings import ServingSettings
+from serving.settings import JobSettings, ServingSettings
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[PhospheneClient]:
-    with fake_service(ServingSettings(bundle=Path("unused")), FakeBackend()) as url, PhospheneClient(url) as client:
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture(scope="module")
+def client(backend: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PhospheneClient]:
+    jobs = JobSettings(folder=str(tmp_path_factory.mktemp("jobs")), beat_s=0.1)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
+    with fake_service(settings, backend) as url, PhospheneClient(url) as client:
         yield client
 
 
@@ -63,3 +71,45 @@ def test_a_refusal_is_an_error_with_the_sentence_and_the_code(client: PhospheneC
 def test_an_absent_service_is_not_ready() -> None:
     with PhospheneClient("http://127.0.0.1:9") as client:
         assert not client.ready()
+
+
+def test_a_job_is_handed_in_waited_for_and_erased(client: PhospheneClient) -> None:
+    content = make_epochs().to_bytes()
+    submitted = client.submit(content, seed=4, images=2)
+    ended = client.wait(submitted.id, timeout_s=30.0)
+    assert ended.result is not None and ended.result.epochs == client.generate(content, seed=4, images=2).epochs
+    assert client.job(submitted.id) == ended
+    client.cancel(submitted.id)
+    client.cancel(submitted.id)
+    with pytest.raises(httpx.HTTPStatusError, match="not_found"):
+        client.job(submitted.id)
+
+
+def test_a_key_makes_one_job_and_no_key_makes_two(client: PhospheneClient) -> None:
+    content = make_epochs().to_bytes()
+    assert client.submit(content, key="a").id == client.submit(content, key="a").id
+    assert client.submit(content).id != client.submit(content).id
+    with pytest.raises(httpx.HTTPStatusError, match="key_reused"):
+        client.submit(content, key="a", seed=1)
+
+
+def test_events_of_a_job_are_typed_and_end_with_its_result(client: PhospheneClient, backend: FakeBackend) -> None:
+    backend.step_s = 0.3
+    try:
+        events = list(client.events(client.submit(make_epochs().to_bytes()).id))
+    finally:
+        backend.step_s = 0.0
+    assert {JobStatus, Progress, JobPreview} == {type(event) for event in events}
+    last = events[-1]
+    assert isinstance(last, JobStatus) and last.status == "finished" and last.result is not None
+
+
+def test_waiting_too_long_is_told_and_the_job_goes_on(client: PhospheneClient, backend: FakeBackend) -> None:
+    backend.step_s = 0.5
+    try:
+        job_id = client.submit(make_epochs().to_bytes()).id
+        with pytest.raises(TimeoutError, match="wait for it again"):
+            client.wait(job_id, timeout_s=0.0)
+    finally:
+        backend.step_s = 0.0
+    assert client.wait(job_id, timeout_s=30.0).status == "finished"

@@ -24,6 +24,7 @@ from generation.image_decoder import (
     build_decoder,
     match_statistics,
 )
+from generation.sampling import PreviewRequest
 
 D = 12
 SETTINGS: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 2.0}
@@ -71,6 +72,20 @@ def test_a_decoder_gives_one_uint8_picture_per_row(backend: Backend) -> None:
     assert images.dtype == np.uint8
     assert backend.decoder.embed_dim == D
     assert images.std() > 1
+
+
+def test_previews_come_at_quarters_for_the_rows_asked_for_and_change_no_picture(backend: Backend) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def show(row: int, step: int, image: np.ndarray) -> None:
+        seen.append((step, row))
+        assert image.shape == (backend.decoder.image_size, backend.decoder.image_size, 3) and image.dtype == np.uint8
+
+    settings: dict[str, Any] = {"seeds": [1, 2, 3], "num_inference_steps": 8, "guidance_scale": 2.0}
+    plain = backend.decoder.generate(embeds(3), **settings)
+    shown = backend.decoder.generate(embeds(3), **settings, previews=PreviewRequest((0, 2), show))
+    assert np.array_equal(plain, shown)
+    assert seen == [(step, row) for step in (2, 4, 6) for row in (0, 2)]
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])

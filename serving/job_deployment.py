@@ -1,0 +1,68 @@
+"""The Ray Serve deployment that works on jobs: a worker loop of `serving.job_worker` over the model deployments."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.serve.handle import DeploymentHandle
+
+from generation.bundle import Bundle
+from serving.backend import PreviewCallback
+from serving.job_worker import JobWorker, OnProgress
+from serving.ray_backend import RayBackend
+from serving.schema import GenerationFields, GenerationResponse
+from serving.settings import ServingSettings
+
+
+class Jobs:
+    """Leases jobs and runs them on the encoder and the generator; answers no requests."""
+
+    def __init__(
+        self, settings: ServingSettings, encoder: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+    ) -> None:
+        from serving.answers import Answers
+        from serving.metrics import Metrics
+        from serving.sandbox import Sandbox
+
+        self._settings = settings
+        self._sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+        self._answers = Answers(RayBackend(encoder, generator), self._sandbox, Metrics())
+        self._task: asyncio.Task[None] | None = None
+
+    async def check_health(self) -> None:
+        """Start the loop at the first call, which comes before the replica counts as healthy; raise what ended it."""
+        if self._task is None:
+            await self._sandbox.start()
+            worker = JobWorker(
+                self._settings.jobs,
+                self._answer,
+                bundle_id=Bundle.load(self._settings.bundle).manifest.id,
+                stack=_cluster_name(),
+            )
+            self._task = asyncio.create_task(worker.run())
+        if self._task.done():
+            self._task.result()
+            raise RuntimeError("the loop of the jobs worker has ended")
+
+    async def _answer(
+        self,
+        fields: GenerationFields,
+        contents: Sequence[bytes],
+        on_progress: OnProgress,
+        on_preview: PreviewCallback,
+    ) -> GenerationResponse:
+        return await self._answers.generation(fields, contents, on_progress, on_preview)
+
+    async def __del__(self) -> None:
+        # Ray Serve awaits this when it ends a replica on purpose: what runs is given back for others to take at once
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._sandbox.close()
+
+
+def _cluster_name() -> str:
+    """Return what names this start of the cluster: whatever ran under another name died with its whole service."""
+    name: str = ray.get_runtime_context().get_session_name()
+    return name

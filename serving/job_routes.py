@@ -1,0 +1,165 @@
+"""Routes of jobs: hand one in (202, and durable by then), look at it, follow it, erase it."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, get_args
+
+from fastapi import FastAPI, Form, Header, Response
+from fastapi.responses import StreamingResponse
+
+from serving.forms import GenerationForm, responses_with
+from serving.job_answers import events_of, full_status, status_of, stored, unknown_job
+from serving.job_desk import JobDesk
+from serving.job_schema import ENDED, MAX_KEY, JobState, JobStatus
+from serving.job_table import Job
+from serving.metrics import Metrics
+from serving.problems import refusal
+from serving.schema import GenerationFields
+from serving.settings import ServingSettings
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=MAX_KEY,
+        description="makes repeating a request safe: the same key with the same body gives the same job",
+    ),
+]
+
+_RETRY_FULL_S = 5
+_ID = re.compile(r"[0-9a-f]{48}")
+_EXAMPLE: dict[str, object] = {
+    "id": "4f1c09d9a3f44a2a8a3d4d8f0b1a6e2f7c5b9d10e3f2a4c6",
+    "status": "queued",
+    "bundle_id": "demo-1",
+    "created": "2026-01-01T12:00:00Z",
+    "expires": "2026-01-02T12:00:00Z",
+    "attempts": 0,
+}
+
+
+class JobCounter:
+    """Answers about jobs over the counter of one ingress.
+
+    Parameters
+    ----------
+    desk : JobDesk or None
+        None when the operator named no folder for jobs.
+    metrics : Metrics
+    settings : ServingSettings
+    """
+
+    def __init__(self, desk: JobDesk | None, metrics: Metrics, settings: ServingSettings) -> None:
+        self._desk = desk
+        self._metrics = metrics
+        self._n_streams = 0
+        self._max_streams = 2 * settings.max_in_flight
+        self._stream_s = settings.request_timeout_s
+
+    async def accept(self, form: GenerationForm, key: str | None, *, preferred: bool) -> Response:
+        """Store a job and answer 202 with its address."""
+        desk = self._open()
+        contents = [await part.read() for part in form.file]
+        fields = GenerationFields.model_validate(form.model_dump(exclude={"file"}))
+        done = await stored(desk.submit(fields, contents, key=key))
+        self._metrics.jobs.labels(done.outcome).inc()
+        if done.outcome == "full":
+            sentence = "as many jobs wait as this service keeps; try again after the seconds in Retry-After"
+            raise refusal("jobs_full", sentence, retry_after_s=_RETRY_FULL_S)
+        if done.outcome == "other_body":
+            sentence = "this Idempotency-Key came with another recording or other fields before; use a new key"
+            raise refusal("key_reused", sentence)
+        headers = {"Location": f"/v1/jobs/{done.job.id}", "Cache-Control": "no-store"}
+        if preferred:
+            headers["Preference-Applied"] = "respond-async"
+        return Response(
+            status_of(done.job).model_dump_json(), status_code=202, media_type="application/json", headers=headers
+        )
+
+    async def tell(self, job_id: str) -> Response:
+        """Answer with the state of a job and what it ended with."""
+        job = await self._find(job_id)
+        headers = {"Cache-Control": "no-store"} | ({} if job.status in ENDED else {"Retry-After": "1"})
+        return Response(await full_status(self._open(), job), media_type="application/json", headers=headers)
+
+    async def follow(self, job_id: str) -> Response:
+        """Answer with a stream of events."""
+        job = await self._find(job_id)
+        if self._n_streams >= self._max_streams:
+            sentence = f"{self._n_streams} streams of events are open, the most this service keeps; poll the job"
+            raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
+        return StreamingResponse(
+            self._counted(events_of(self._open(), job, owner="", seconds=self._stream_s)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    async def erase(self, job_id: str) -> Response:
+        """Cancel a job and erase what is kept of it."""
+        desk = self._open()
+        if not _ID.fullmatch(job_id) or not await stored(desk.erase(job_id)):
+            raise unknown_job()
+        return Response(status_code=204)
+
+    async def measure(self) -> None:
+        """Put the number of jobs in each state into the metrics, as far as the store can be asked."""
+        if self._desk is None:
+            return
+        try:
+            counts = await self._desk.counts()
+        except OSError:
+            return
+        for state in get_args(JobState):
+            self._metrics.jobs_waiting.labels(state).set(counts.get(state, 0))
+
+    async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        self._n_streams += 1
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self._n_streams -= 1
+
+    async def _find(self, job_id: str) -> Job:
+        desk = self._open()
+        job = await stored(desk.get(job_id)) if _ID.fullmatch(job_id) else None
+        if job is None:
+            raise unknown_job()
+        return job
+
+    def _open(self) -> JobDesk:
+        if self._desk is None:
+            raise refusal("jobs_off", "this service keeps no jobs; its operator switches them on with jobs.folder")
+        return self._desk
+
+
+def add_jobs(app: FastAPI, counter: JobCounter) -> None:
+    """Add the routes below ``/v1/jobs``."""
+
+    @app.post(
+        "/v1/jobs",
+        status_code=202,
+        response_model=JobStatus,
+        responses=responses_with(_EXAMPLE, 202),
+        description="The job is durable when 202 is answered; Location is its address.",
+    )
+    async def submit(
+        form: Annotated[GenerationForm, Form(media_type="multipart/form-data")], idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        return await counter.accept(form, idempotency_key, preferred=False)
+
+    @app.get("/v1/jobs/{job_id}", response_model=JobStatus)
+    async def status(job_id: str) -> Response:
+        return await counter.tell(job_id)
+
+    @app.get(
+        "/v1/jobs/{job_id}/events",
+        description="A stream of `status`, `progress` and `preview` events and one `result` or `problem` event. It "
+        "may end before the job does; ask again then.",
+    )
+    async def events(job_id: str) -> Response:
+        return await counter.follow(job_id)
+
+    @app.delete("/v1/jobs/{job_id}", status_code=204, description="Cancels the job and erases all that is kept of it.")
+    async def erase(job_id: str) -> Response:
+        return await counter.erase(job_id)

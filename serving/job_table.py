@@ -1,0 +1,169 @@
+"""The table of jobs, and engines on SQLite and PostgreSQL that commit durably and give up in seconds.
+
+A row holds ids, hashes, times and counts only: what a person sent or received lies in blobs, so that erasing a job
+is removing files and one row.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+
+# Two waits and a blob must fit into the 2 s within which a request is answered.
+_BUSY_S = 1.0
+_LOCK = 7_052_026  # any number, the same in every process: the key of PostgreSQL's advisory lock
+
+METADATA = MetaData()
+JOBS = Table(
+    "phosphene_jobs",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("key_hash", String(64)),
+    Column("body_hash", String(64), nullable=False),
+    Column("bundle", String(255), nullable=False),
+    Column("n_bytes", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("code", String(32), nullable=False),
+    Column("result", String(128), nullable=False),
+    Column("created", Float(53), nullable=False),
+    Column("expires", Float(53), nullable=False),
+    Column("not_before", Float(53), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("interruptions", Integer, nullable=False),
+    Column("worker", String(64), nullable=False),
+    Column("stack", String(64), nullable=False),
+    Column("lease_until", Float(53), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("n_steps", Integer, nullable=False),
+    Column("preview_step", Integer, nullable=False),
+    UniqueConstraint("owner", "key_hash"),
+    Index("phosphene_jobs_queue", "status", "created"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row; times are seconds since 1970 on the clock of the database."""
+
+    id: str
+    owner: str
+    key_hash: str | None
+    body_hash: str
+    bundle: str
+    n_bytes: int
+    status: str = "queued"
+    code: str = ""
+    result: str = ""
+    created: float = 0.0
+    expires: float = 0.0
+    not_before: float = 0.0
+    attempts: int = 0
+    interruptions: int = 0
+    worker: str = ""
+    stack: str = ""
+    lease_until: float = 0.0
+    stage: str = ""
+    step: int = 0
+    n_steps: int = 0
+    preview_step: int = 0
+
+    @classmethod
+    def of(cls, row: RowMapping) -> "Job":
+        """Read a row of `JOBS`."""
+        return cls(**row)
+
+
+def open_engine(database: str, folder: str) -> Engine:
+    """Make the engine of a database URL, or of ``jobs.sqlite`` in a local folder when the URL is empty.
+
+    Nothing is connected yet, so a database that is down does not keep the service from starting.
+    """
+    if not database:
+        return _sqlite(Path(folder.removeprefix("file://")).resolve() / "jobs.sqlite")
+    url = make_url(database)
+    if url.get_backend_name() == "sqlite" and url.database:
+        return _sqlite(Path(url.database))
+    if url.get_backend_name() != "postgresql":
+        raise ValueError(
+            f"jobs.database is of kind {url.get_backend_name()!r}, expected postgresql or sqlite with a file; "
+            "write postgresql://user@host/name"
+        )
+    waits = f"-c statement_timeout={int(1000 * _BUSY_S)} -c idle_in_transaction_session_timeout=10000"
+    if find_spec("psycopg") is None:
+        raise ValueError("jobs.database names PostgreSQL and its driver is missing; install phosphene[postgres]")
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_timeout=_BUSY_S,
+        connect_args={
+            "client_encoding": "utf8",
+            "connect_timeout": 2,
+            "tcp_user_timeout": 5000,
+            "options": f"{waits} -c synchronous_commit=on",
+        },
+    )
+
+
+def _sqlite(file: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{file}",
+        pool_timeout=_BUSY_S,
+        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def serialise(connection: Connection) -> None:
+    """Let one writing transaction run at a time; SQLite's BEGIN IMMEDIATE has done so already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+def clock(connection: Connection) -> float:
+    """Return the database's time, which all machines share."""
+    now = "extract(epoch FROM clock_timestamp())"
+    if connection.dialect.name == "sqlite":
+        now = "(julianday('now') - 2440587.5) * 86400.0"
+    return float(connection.execute(text(f"SELECT {now}")).scalar_one())
+
+
+def shrink(engine: Engine) -> None:
+    """Empty SQLite's write-ahead log, in which rows that were deleted can still stand."""
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()

@@ -1,0 +1,226 @@
+"""The loop that runs jobs: it leases them, keeps the leases alive, writes results, and lets go of what was erased.
+
+It knows neither Ray nor a model: `answer` does the work. A process that dies in here loses nothing, because its leases
+run out; a store that is down is waited for, with finished results kept in memory.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.exceptions import HTTPException
+
+from serving.backend import Preview, PreviewCallback
+from serving.job_blobs import JobBlobs, unpack_upload
+from serving.job_store import JobStore, Step
+from serving.job_sweep import sweep
+from serving.job_table import Job, open_engine
+from serving.problems import problem_of, refusal
+from serving.schema import GenerationFields, GenerationResponse, Problem, Progress
+from serving.settings import JobSettings
+
+logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+OnProgress = Callable[[Progress], None]
+Answer = Callable[[GenerationFields, Sequence[bytes], OnProgress, PreviewCallback], Awaitable[GenerationResponse]]
+
+_POLL_S = 0.1
+_RETRY_S = 1.0
+
+
+@dataclass
+class _Run:
+    """One job in work: how far it is, and its newest preview that is not stored yet."""
+
+    job: Job
+    task: "asyncio.Task[None] | None" = None
+    step: Step | None = None
+    preview: Preview | None = None
+    preview_step: int = 0
+
+    def on_progress(self, progress: Progress) -> None:
+        if progress.stage != "encode":  # takes milliseconds, and would hide the last step of the pictures
+            self.step = Step(progress.stage, progress.step, progress.n_steps)
+
+    def on_preview(self, preview: Preview) -> None:
+        self.preview = preview
+
+    def cancel(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+
+
+class JobWorker:
+    """Run jobs of one bundle.
+
+    Parameters
+    ----------
+    settings : JobSettings
+    answer : callable (fields, contents, on_progress, on_preview) -> GenerationResponse
+        Its refusals end a job, but for a full queue and a lost replica; see `_settle`.
+    bundle_id : str
+        Jobs of other bundles are left alone.
+    stack : str
+        Names what dies together with this worker when the whole service is killed, so that such a death is not held
+        against a job.
+    """
+
+    def __init__(self, settings: JobSettings, answer: Answer, *, bundle_id: str, stack: str) -> None:
+        self._settings = settings
+        self._answer = answer
+        self._bundle_id = bundle_id
+        self._stack = stack
+        self._name = secrets.token_hex(8)
+        self._store = JobStore(open_engine(settings.database, settings.folder))
+        self._blobs = JobBlobs(settings.folder)
+        self._runs: dict[str, _Run] = {}
+        self._beat_due = self._sweep_due = 0.0  # monotonic seconds
+
+    async def run(self) -> None:
+        """Work until cancelled; then give back what is unfinished."""
+        try:
+            while True:
+                try:
+                    idle = not await self._turn()
+                except OSError as error:
+                    logger.warning("the jobs worker waits for its store: %s", error)
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                await asyncio.sleep(_POLL_S if idle or len(self._runs) >= self._settings.n_at_once else 0)
+        finally:
+            await self._stop()
+
+    async def _turn(self) -> bool:
+        """Do what is due and take new jobs; tell whether there were any."""
+        now = time.monotonic()
+        await asyncio.to_thread(self._blobs.prepare)
+        # a new preview is stored soon, so that somebody sees it before the job is done
+        early = self._settings.beat_s - _POLL_S if any(run.preview for run in self._runs.values()) else 0.0
+        if now >= self._beat_due - early:
+            await self._beat()
+            self._beat_due = time.monotonic() + self._settings.beat_s
+        if now >= self._sweep_due:
+            self._sweep_due = now + self._settings.sweep_s
+            await asyncio.to_thread(sweep, self._store, self._blobs)
+        n_free = self._settings.n_at_once - len(self._runs)
+        if n_free <= 0 or not await asyncio.to_thread(self._store.work_waits, self._bundle_id):
+            return False
+        jobs = await asyncio.to_thread(
+            self._store.lease,
+            self._name,
+            self._stack,
+            self._bundle_id,
+            n=n_free,
+            lease_s=self._settings.lease_s,
+            keep_s=self._settings.keep_s,
+            held=tuple(self._runs),
+        )
+        for job in jobs:
+            run = self._runs[job.id] = _Run(job)
+            run.task = asyncio.create_task(self._work(run))
+        return bool(jobs)
+
+    async def _beat(self) -> None:
+        """Prolong the leases, tell progress, and cancel jobs that were erased or given to others."""
+        if not self._runs:
+            return
+        for job_id, run in list(self._runs.items()):
+            if run.preview is not None:
+                preview, run.preview = run.preview, None
+                await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
+                run.preview_step = preview.step
+        steps = {
+            job_id: Step(run.step.stage, run.step.step, run.step.n_steps, run.preview_step)
+            for job_id, run in self._runs.items()
+            if run.step is not None
+        }
+        held = await asyncio.to_thread(
+            self._store.beat, self._name, steps, tuple(self._runs), lease_s=self._settings.lease_s
+        )
+        for job_id, run in list(self._runs.items()):
+            if job_id not in held:
+                run.cancel()
+
+    async def _work(self, run: _Run) -> None:
+        """Run one job to whatever end."""
+        job = run.job
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                upload = await self._insist(self._read, job.id)
+                if upload is None:
+                    raise refusal("upload_lost", "the upload of this job is gone from the store; send it again")
+                fields, contents = unpack_upload(upload)
+                answer = await self._answer(fields, contents, run.on_progress, run.on_preview)
+            await self._end(job, answer.model_copy(update={"id": job.id}), run.step)
+        except TimeoutError:
+            sentence = f"the job ran longer than {self._settings.timeout_s:g} s; ask for fewer pictures or steps"
+            await self._end(job, problem_of(refusal("timed_out", sentence)))
+        except HTTPException as error:
+            await self._settle(job, problem_of(error))
+        except Exception as error:
+            logger.error("a job failed", exc_info=error)
+            await self._insist(self._give_back, job, True, "internal_error", 0.0)
+        finally:
+            self._runs.pop(job.id, None)
+
+    async def _settle(self, job: Job, problem: Problem) -> None:
+        """Decide what a refusal means: run again later, run again alone, or the end."""
+        if problem.code == "queue_full":
+            await self._insist(self._give_back, job, False, "", _RETRY_S)
+        elif problem.code == "replica_lost":
+            await self._insist(self._give_back, job, True, "quarantined", 0.0)
+        else:
+            await self._end(job, problem)
+
+    async def _end(self, job: Job, answer: GenerationResponse | Problem, step: Step | None = None) -> None:
+        """Write what came out, then end the job, then erase its upload; the first to end it wins."""
+        name = f"{job.id}.{self._name}"
+        await self._insist(self._blobs.write, "results", name, answer.model_dump_json().encode())
+        if isinstance(answer, Problem):
+            first = await self._insist(self._fail, job.id, answer.code, name)
+        else:
+            first = await self._insist(self._finish, job.id, name, step)
+        for remove in [("uploads", job.id), ("previews", job.id), *([] if first else [("results", name)])]:
+            await self._insist(self._blobs.remove, *remove)
+
+    def _read(self, job_id: str) -> bytes | None:
+        try:
+            return self._blobs.read("uploads", job_id)
+        except FileNotFoundError:
+            return None
+
+    async def _insist(self, work: Callable[..., Value], *arguments: Any) -> Value:
+        """Run blocking work in a thread, again and again while the store cannot be used."""
+        while True:
+            try:
+                return await asyncio.to_thread(work, *arguments)
+            except OSError as error:
+                logger.warning("the jobs worker waits for its store: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def _finish(self, job_id: str, name: str, step: Step | None) -> bool:
+        return self._store.finish(job_id, name, keep_s=self._settings.keep_s, step=step)
+
+    def _fail(self, job_id: str, code: str, name: str) -> bool:
+        return self._store.fail(job_id, code, name, keep_s=self._settings.keep_s)
+
+    def _give_back(self, job: Job, blamed: bool, code: str, delay_s: float) -> None:
+        self._store.give_back(job, blamed=blamed, code=code, delay_s=delay_s, keep_s=self._settings.keep_s)
+
+    async def _stop(self) -> None:
+        """Cancel what runs and give it back unblamed; what cannot be given back is freed when its lease ends."""
+        runs = list(self._runs.values())
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*(run.task for run in runs if run.task is not None), return_exceptions=True)
+        try:
+            for run in runs:
+                self._give_back(run.job, False, "", 0.0)
+        except OSError as error:
+            logger.warning("unfinished jobs could not be given back: %s", error)
+        self._store.close()

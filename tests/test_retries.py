@@ -1,0 +1,53 @@
+"""Requests are sent again when that helps, and not when it could do harm."""
+
+import httpx
+import pytest
+
+from serving.retries import send_again
+
+ANSWER = httpx.Response(200)
+LATER = httpx.Response(503, headers={"Retry-After": "7"})
+Outcome = httpx.Response | httpx.TransportError
+
+
+def run(*outcomes: Outcome, n_retries: int = 4, repeatable: bool = False) -> tuple[httpx.Response, list[float], int]:
+    left = list(outcomes)
+    pauses: list[float] = []
+
+    def send() -> httpx.Response:
+        outcome = left.pop(0)
+        if isinstance(outcome, httpx.TransportError):
+            raise outcome
+        return outcome
+
+    response = send_again(send, n_retries=n_retries, repeatable=repeatable, sleep=pauses.append)
+    return response, pauses, len(outcomes) - len(left)
+
+
+def test_the_service_says_how_long_to_wait() -> None:
+    response, pauses, n_sent = run(LATER, LATER, ANSWER)
+    assert response is ANSWER and n_sent == 3
+    assert all(7.0 <= pause <= 8.4 for pause in pauses)
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 503])
+def test_what_does_not_pass_by_itself_is_not_sent_again(status: int) -> None:
+    assert run(httpx.Response(status), ANSWER)[2] == 1
+
+
+def test_the_last_refusal_is_returned_when_patience_ends() -> None:
+    response, _, n_sent = run(*[LATER] * 3, ANSWER, n_retries=2)
+    assert response is LATER and n_sent == 3
+
+
+def test_a_lost_connection_is_tried_again_only_if_repeating_is_safe() -> None:
+    with pytest.raises(httpx.ReadError):
+        run(httpx.ReadError("cut"), ANSWER)
+    response, pauses, _ = run(httpx.ReadError("cut"), httpx.ReadError("cut"), ANSWER, repeatable=True)
+    assert response is ANSWER and pauses[0] < pauses[1]
+
+
+def test_a_connection_that_was_never_made_is_always_safe_to_repeat() -> None:
+    assert run(httpx.ConnectError("refused"), ANSWER)[0] is ANSWER
+    with pytest.raises(httpx.ConnectError):
+        run(*[httpx.ConnectError("refused")] * 3, n_retries=2)
