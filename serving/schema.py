@@ -22,6 +22,16 @@ NOTICE = (
 )
 
 
+RETRIEVED_NOTICE = (
+    "These pictures were retrieved, not generated: the nearest ones of the bundle's gallery to a brain recording, "
+    "whether or not anything like them was seen. Read the confidence before drawing any conclusion."
+)
+CATEGORY_NOTICE = (
+    "What was decoded is one of a few categories. These pictures were retrieved, not generated: examples of the "
+    "decoded category, not what a person saw. Read the confidence before drawing any conclusion."
+)
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,12 +82,23 @@ def _seconds(text: str) -> tuple[float, ...]:
     return seconds
 
 
+_CONFIDENCE = (
+    "percentile among recordings without any signal; of a bundle whose pictures are 'category', the probability of the "
+    "decoded category"
+)
+_PROBABILITY = (
+    "calibrated chance that the first neighbour is the picture shown, if the gallery holds it, or that the category is "
+    "right; null where the bundle has no calibration for so few presentations"
+)
+PictureKind = Literal["generated", "nearest", "category"]
+
+
 class Neighbour(_Frozen):
     """A gallery picture near the decoded embedding."""
 
     name: str
     caption: str
-    similarity: float = Field(description="cosine similarity of the embeddings")
+    similarity: float = Field(description="cosine of the embeddings; of a category bundle, the category's probability")
     thumbnail: str = Field("", description="base64 PNG of the gallery picture, empty if the bundle has none")
 
 
@@ -87,10 +108,11 @@ class EpochPictures(_Frozen):
     index: int
     stimulus: str
     n_averaged: int = Field(description="presentations averaged into this epoch")
-    confidence: float = Field(ge=0.0, le=1.0, description="percentile among recordings without any signal")
+    confidence: float = Field(ge=0.0, le=1.0, description=_CONFIDENCE)
     confidence_words: str
+    probability: float | None = Field(None, ge=0.0, le=1.0, description=_PROBABILITY)
     neighbours: tuple[Neighbour, ...]
-    images: tuple[str, ...] = Field(description="base64 PNG, marked as generated in its metadata")
+    images: tuple[str, ...] = Field(description="base64 PNG; the metadata says whether generated or retrieved")
 
 
 class EpochEmbedding(_Frozen):
@@ -99,8 +121,9 @@ class EpochEmbedding(_Frozen):
     index: int
     stimulus: str
     n_averaged: int
-    confidence: float = Field(ge=0.0, le=1.0)
+    confidence: float = Field(ge=0.0, le=1.0, description=_CONFIDENCE)
     confidence_words: str
+    probability: float | None = Field(None, ge=0.0, le=1.0, description=_PROBABILITY)
     neighbours: tuple[Neighbour, ...]
     embedding: tuple[float, ...] = Field(description="CLIP image embedding at its natural length")
 
@@ -147,6 +170,7 @@ class GenerationResponse(_Frozen):
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    pictures: PictureKind = "generated"
     notice: str = NOTICE
     epochs: tuple[EpochPictures, ...]
     report: InputReport
@@ -200,6 +224,7 @@ class BundleInfo(_Frozen):
     window: CutWindow
     num_inference_steps: int
     guidance_scale: float
+    pictures: PictureKind = Field("generated", description="or retrieved from the gallery: nearest, category")
     scores: dict[str, object] = {}
     limits: Limits = Limits()
 
@@ -245,6 +270,18 @@ def confidence_in_words(confidence: float) -> str:
     if confidence >= 0.8:
         return "weak: up to 1 in 5 recordings without signal look this certain"
     return "no better than noise: do not read anything into this picture"
+
+
+def category_in_words(probability: float, n_categories: int) -> str:
+    """Say in words what the probability of a decoded category means."""
+    guess = 1.0 / n_categories
+    word = "little better than a guess" if probability < 2.0 * guess else "the chance that this category is right"
+    return f"{word}, calibrated on people left out of the training; guessing gives {guess:.2f}"
+
+
+def notice_of(pictures: PictureKind) -> str:
+    """Say what a reader must know about the pictures of an answer."""
+    return {"generated": NOTICE, "nearest": RETRIEVED_NOTICE, "category": CATEGORY_NOTICE}[pictures]
 
 
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
