@@ -23,8 +23,8 @@ class StoredCalibration(BaseModel):
         Presentations averaged in each validation answer, at least.
     temperature, slope, offset, gallery_size
         See `AnswerCalibration`.
-    n : int
-        Validation answers.
+    n, n_right : int
+        Validation answers, and how many of them were right: neither none nor all, or there is nothing to tell apart.
     split : str
     """
 
@@ -36,7 +36,8 @@ class StoredCalibration(BaseModel):
     slope: float = Field(ge=0)
     offset: float
     gallery_size: int = Field(ge=2)
-    n: int = Field(ge=1)
+    n: int = Field(ge=2)
+    n_right: int = Field(ge=1)
     split: str = Field(min_length=1)
 
     def calibration(self) -> AnswerCalibration:

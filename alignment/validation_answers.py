@@ -3,6 +3,7 @@
 Test epochs are not read. The pictures chose the weights too, so what is fitted on them flatters a little.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,12 +14,14 @@ from alignment.answer_calibration import ScoredAnswers, fit_answer_calibration
 from alignment.brain_model import BrainModel
 from alignment.calibrate import MIN_NULL, ConfidenceNull, build_null
 from alignment.recorded_data import RecordedSplits
+from alignment.retrieval_metrics import own_ranks
 from alignment.stored_calibrations import Calibrations, StoredCalibration
 from alignment.target_table import TargetTable
 from encoders.epochs import SignalEpochs
 from encoders.modality import combination
 from encoders.store import EpochStore
 
+logger = logging.getLogger(__name__)
 MOST_PICTURES = 200  # of each person
 MOST_PEOPLE = 8  # for the null, whose surrogates are many
 SPLIT = "val"
@@ -105,11 +108,16 @@ def answer_calibrations(
     targets: TargetTable,
     *,
     seed: int = 0,
-) -> Calibrations:
+) -> Calibrations | None:
     """Fit how often the first picture is right: for single presentations, and for a person's averages.
 
     The gallery need not hold the validation pictures. Where it lacks the one that was shown, that one takes the place
     of a picture drawn at random, so what is calibrated is the choice among as many pictures with the right one in.
+
+    Returns
+    -------
+    Calibrations or None
+        Without those for which all validation answers are right, or all wrong: they would be as sure of noise.
 
     Raises
     ------
@@ -124,14 +132,22 @@ def answer_calibrations(
         levels = {_level(people): people for people in (averaged, list(everybody))}
         for n_averaged, people in sorted(levels.items()):
             answers = _scored(model, gallery, people, targets, n_averaged, seed)
+            n_right = int((own_ranks(answers.similarity, answers.target) <= 1).sum())
+            if n_right in (0, len(answers.target)):
+                logger.warning(
+                    "%s, %d presentations averaged: %d of %d validation answers are right, so the chance of being "
+                    "right cannot be calibrated and is left out", key, n_averaged, n_right, len(answers.target),
+                )  # fmt: skip
+                continue
             fitted = fit_answer_calibration(answers)
             entries.append(
                 StoredCalibration(
                     modalities=key, n_averaged=n_averaged, temperature=fitted.temperature, slope=fitted.slope,
-                    offset=fitted.offset, gallery_size=fitted.gallery_size, n=len(answers.target), split=SPLIT,
+                    offset=fitted.offset, gallery_size=fitted.gallery_size, n=len(answers.target), n_right=n_right,
+                    split=SPLIT,
                 )
             )  # fmt: skip
-    return Calibrations(entries=tuple(entries))
+    return Calibrations(entries=tuple(entries)) if entries else None
 
 
 def _together(parts: Sequence[SignalEpochs]) -> Recording:

@@ -16,7 +16,7 @@ from generation.image_decoder import GeneratorConfig, ImageVariationConfig, Stab
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt")
 SAME_SPACE = 0.9
-"""Smallest mean cosine of a picture's embeddings by two copies of one model, which may preprocess a little otherwise."""
+"""Smallest mean cosine of a picture's embeddings by two copies of one model that may preprocess a little otherwise."""
 
 _KINDS: dict[str, GeneratorConfig] = {
     "StableUnCLIPImg2ImgPipeline": StableUnCLIPConfig(),
