@@ -26,10 +26,8 @@ from serving.schema import (
     GenerationResponse,
     Progress,
     Timings,
-    category_in_words,
-    confidence_in_words,
-    notice_of,
 )
+from serving.wording import category_in_words, confidence_in_words, notice_of
 
 ProgressCallback = Callable[[Progress], None]
 Value = TypeVar("Value")

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from serving.wording import PictureKind, confidence_in_words, notice_of
+
 MAX_FILES = 2
 MAX_UPLOAD_MB = 64.0
 MAX_IMAGES = 8
@@ -15,21 +17,6 @@ MAX_PICTURES = 512
 MAX_STEPS = 100
 MAX_ONSETS = 512
 MAX_SEED = 2**31 - 1
-
-NOTICE = (
-    "These pictures are generated estimates from a brain recording, not photographs and not what a person saw. "
-    "Read the confidence and the neighbours before drawing any conclusion."
-)
-
-
-RETRIEVED_NOTICE = (
-    "These pictures were retrieved, not generated: the nearest ones of the bundle's gallery to a brain recording, "
-    "whether or not anything like them was seen. Read the confidence before drawing any conclusion."
-)
-CATEGORY_NOTICE = (
-    "What was decoded is one of a few categories. These pictures were retrieved, not generated: examples of the "
-    "decoded category, not what a person saw. Read the confidence before drawing any conclusion."
-)
 
 
 class _Frozen(BaseModel):
@@ -90,7 +77,6 @@ _PROBABILITY = (
     "calibrated chance that the first neighbour is the picture shown, if the gallery holds it, or that the category is "
     "right; null where the bundle has no calibration for so few presentations"
 )
-PictureKind = Literal["generated", "nearest", "category"]
 
 
 class Neighbour(_Frozen):
@@ -171,7 +157,7 @@ class GenerationResponse(_Frozen):
     num_inference_steps: int
     guidance_scale: float
     pictures: PictureKind = "generated"
-    notice: str = NOTICE
+    notice: str = notice_of("generated")
     epochs: tuple[EpochPictures, ...]
     report: InputReport
     timings: Timings
@@ -259,29 +245,6 @@ class Problem(_Frozen):
     detail: str
     code: str
     errors: tuple[FieldError, ...] = ()
-
-
-def confidence_in_words(confidence: float) -> str:
-    """Say in words what a percentile against recordings without signal means."""
-    if confidence >= 0.99:
-        return "clearly above noise: fewer than 1 in 100 recordings without signal look this certain"
-    if confidence >= 0.95:
-        return "above noise: fewer than 1 in 20 recordings without signal look this certain"
-    if confidence >= 0.8:
-        return "weak: up to 1 in 5 recordings without signal look this certain"
-    return "no better than noise: do not read anything into this picture"
-
-
-def category_in_words(probability: float, n_categories: int) -> str:
-    """Say in words what the probability of a decoded category means."""
-    guess = 1.0 / n_categories
-    word = "little better than a guess" if probability < 2.0 * guess else "the chance that this category is right"
-    return f"{word}, calibrated on people left out of the training; guessing gives {guess:.2f}"
-
-
-def notice_of(pictures: PictureKind) -> str:
-    """Say what a reader must know about the pictures of an answer."""
-    return {"generated": NOTICE, "nearest": RETRIEVED_NOTICE, "category": CATEGORY_NOTICE}[pictures]
 
 
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
