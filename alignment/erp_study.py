@@ -1,6 +1,6 @@
 """Cross-validated decoding of evoked responses in small public data sets: people or runs left out, settings nested."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,17 +121,17 @@ def run_study(config: ErpStudyConfig, folder: Path) -> StudyResult:
         resample whole people or runs; permutations exchange labels within them; the noise baseline is white noise
         with each channel's deviation, given to the same decoders.
     """
-    study = study_data(config.dataset, folder)
+    return score_study(config, study_data(config.dataset, folder))
+
+
+def score_study(config: ErpStudyConfig, study: StudyData) -> StudyResult:
+    """Decode every held-out epoch of a study that was read, and score the answers; see `run_study`."""
     generator = np.random.default_rng(config.seed)
     folds = group_folds(study.groups, config.n_folds, generator) if config.n_folds else None
     spread = study.data.std(axis=(0, 2), keepdims=True)
     noise = (generator.standard_normal(study.data.shape) * spread).astype(np.float32)
 
-    def fit(setting: ErpDecoderConfig, rows: Ints) -> Scorer:
-        return fit_erp_decoder(
-            study.data[rows], study.labels[rows], study.groups[rows], setting, sfreq=study.sfreq, tmin=study.tmin
-        ).scores
-
+    fit = fit_on(study)
     positive = _positive(study)
     metric: Metric = "roc_auc" if study.positive else "balanced_accuracy"
     answers = nested_scores(
@@ -143,6 +143,17 @@ def run_study(config: ErpStudyConfig, folder: Path) -> StudyResult:
     if study.positive:
         figures = [_figure("roc_auc", study, answers, config, within=one) for one in (True, False)] + figures
     return StudyResult(study, answers, tuple(figures))
+
+
+def fit_on(study: StudyData) -> Callable[[ErpDecoderConfig, Ints], Scorer]:
+    """Return what fits a setting on some rows of a study."""
+
+    def fit(setting: ErpDecoderConfig, rows: Ints) -> Scorer:
+        return fit_erp_decoder(
+            study.data[rows], study.labels[rows], study.groups[rows], setting, sfreq=study.sfreq, tmin=study.tmin
+        ).scores
+
+    return fit
 
 
 def classification_score(metric: Metric, target: Ints, scores: Float64, positive: int) -> float:

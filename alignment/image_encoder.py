@@ -5,7 +5,9 @@ for which transformers has no such class. The service feeds precomputed embeddin
 there so that the folder opens, and runs on pictures, without anything of ours.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +57,36 @@ def build_image_encoder(config: ImageEncoderConfig, embed_dim: int) -> CLIPVisio
 def load_image_encoder(folder: Path) -> CLIPVisionModelWithProjection:
     """Open a folder that ``save_pretrained`` wrote."""
     return CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True)
+
+
+def embed_with_tower(
+    tower: Path, processor: Path, images: Sequence[Pictures], runtime: Runtime
+) -> npt.NDArray[np.float32]:
+    """Embed pictures with an image tower as diffusers pipelines carry it.
+
+    Parameters
+    ----------
+    tower, processor : Path
+        Folders of a ``CLIPVisionModelWithProjection`` and of its image processor (the default one if it is missing).
+    images : sequence of ndarray, (h, w, 3), uint8
+        Of any sizes.
+    runtime : Runtime
+
+    Returns
+    -------
+    ndarray, (n, d), float32
+    """
+    model = load_image_encoder(tower)
+    known = (processor / "preprocessor_config.json").is_file()
+    size: Any = model.config.image_size
+    prepare = CLIPImageProcessor.from_pretrained(processor) if known else image_processor(size)
+    runtime.prepare(model.eval().requires_grad_(False))  # type: ignore[no-untyped-call]
+    found = []
+    for image in images:
+        pixels = prepare([image], return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        with torch.no_grad():
+            found.append(model(pixel_values=runtime.to_device(pixels)).image_embeds.float().cpu())
+    return np.asarray(torch.cat(found).numpy(), dtype=np.float32)
 
 
 def train_image_encoder(

@@ -87,7 +87,7 @@ def nested_scores(
     generator = np.random.default_rng(seed)
     for train, test in leave_one_group_out(outer):
         inner = group_folds(groups[train], n_inner, generator)
-        best, held_out = _choose(fit, settings, data, target, groups, train, inner, score)
+        best, held_out = choose_setting(fit, settings, data, target, groups, train, inner, score)
         temperature = fit_temperature(held_out, target[train])
         scorer = fit(best, train)
         found[test] = scorer(data[test], groups[test]) / temperature
@@ -97,7 +97,7 @@ def nested_scores(
     return NestedScores(found, empty, softmax(found, axis=1), tuple(chosen), tuple(temperatures))
 
 
-def _choose(
+def choose_setting(
     fit: Callable[[Setting, Ints], Scorer],
     settings: Sequence[Setting],
     data: NDArray[Any],
@@ -107,7 +107,25 @@ def _choose(
     fold: Ints,
     score: Callable[[Ints, Float64], float],
 ) -> tuple[Setting, Float64]:
-    """Return the best setting and its held-out scores of the training rows."""
+    """Return the best setting and its held-out scores of the training rows.
+
+    Parameters
+    ----------
+    fit, settings, data, groups, score
+        See `nested_scores`.
+    target : ndarray, (n,)
+        Class index of every row.
+    train : ndarray, (m,)
+        Rows to choose on.
+    fold : ndarray, (m,)
+        Of each of these rows.
+
+    Returns
+    -------
+    setting
+    held_out : ndarray, (m, k), float64
+        Scores of each row by a decoder of the other folds.
+    """
     best: tuple[float, Setting, Float64] | None = None
     for setting in settings:
         held_out = np.empty((len(train), int(target.max()) + 1))

@@ -36,6 +36,8 @@ class TargetTable:
         Raw.
     space : str
         Digest of the space that made ``embeds``.
+    spec : str
+        JSON of what `alignment.image_spaces.open_space` takes to open that space; empty where it was not told.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class TargetTable:
     digests: tuple[str, ...]
     embeds: Float
     space: str
+    spec: str = ""
 
     def __post_init__(self) -> None:
         """Check that the columns belong together."""
@@ -127,7 +130,7 @@ def write_target_table(path: Path | str, table: TargetTable) -> None:
     """Write what `read_target_table` reads: one safetensors file."""
     facts = {name: json.dumps(getattr(table, name)) for name in COLUMNS}
     embeds = np.ascontiguousarray(table.embeds, dtype=np.float32)
-    write_atomic(Path(path), save({"embeds": embeds}, metadata={**facts, "space": table.space}))
+    write_atomic(Path(path), save({"embeds": embeds}, metadata={**facts, "space": table.space, "spec": table.spec}))
 
 
 def read_target_table(path: Path | str) -> TargetTable:
@@ -145,4 +148,4 @@ def read_target_table(path: Path | str) -> TargetTable:
             raise ValueError(f"{Path(path).name} lacks {missing or ['embeds']}; write it with write_target_table")
         embeds = file.get_tensor("embeds")
     columns = {name: tuple(str(value) for value in json.loads(facts[name])) for name in COLUMNS}
-    return TargetTable(**columns, embeds=embeds, space=facts["space"])
+    return TargetTable(**columns, embeds=embeds, space=facts["space"], spec=facts.get("spec", ""))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from alignment.fit import FitConfig
@@ -90,6 +91,23 @@ class TrainConfig(BaseModel):
                 "modality"
             )
         return self
+
+
+def read_run_config(run_dir: Path) -> TrainConfig:
+    """Read the config that a training left in its folder.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"no {path.name} in {run_dir}, expected the folder of a training; check the path")
+    settings = yaml.safe_load(path.read_text())
+    if settings.get("data", {}).get("name") == "recorded":
+        settings.pop("simulation", None)  # written with its defaults, without effect
+    return TrainConfig.model_validate(settings)
 
 
 def choose(

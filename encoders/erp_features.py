@@ -96,8 +96,9 @@ def align_groups(data: NDArray[Any], groups: NDArray[Any], kind: Alignment) -> F
 
 
 def _whitened(epochs: Float64) -> Float64:
-    covariance = np.einsum("nct,ndt->cd", epochs, epochs)
-    n_channels = len(covariance)
+    n_channels = epochs.shape[1]
+    flat = epochs.transpose(1, 0, 2).reshape(n_channels, -1)  # (n, c, t) -> (c, n * t)
+    covariance = flat @ flat.T
     covariance = covariance / np.trace(covariance) * n_channels
     covariance = (1 - WHITENING_SHRINKAGE) * covariance + WHITENING_SHRINKAGE * np.eye(n_channels)
     values, vectors = np.linalg.eigh(covariance)

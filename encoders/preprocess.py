@@ -127,7 +127,7 @@ class Preprocessor:
 
     def fit(self, epochs: SignalEpochs) -> "Preprocessor":
         """Learn median, interquartile range and whitener of each channel from training epochs."""
-        data, _ = self._window(epochs)
+        data, _ = self.window(epochs)
         quartiles = [np.quantile(data[:, channel], (0.25, 0.5, 0.75)) for channel in range(data.shape[1])]
         low, centre, high = np.asarray(quartiles).T
         if not (high > low).all():
@@ -160,7 +160,7 @@ class Preprocessor:
         """
         if not self.fitted:
             raise ValueError("this Preprocessor has no statistics; call fit with training epochs, or from_state")
-        data, report = self._window(epochs)
+        data, report = self.window(epochs)
         data = self._scale(data)
         gain, notes = self._foreign_gain(data, epochs.n_averaged)
         data *= gain[:, None]
@@ -198,7 +198,20 @@ class Preprocessor:
             digest.update(np.ascontiguousarray(arrays[name], dtype="<f4").tobytes())
         return digest.hexdigest()
 
-    def _window(self, epochs: SignalEpochs) -> tuple[NDArray[np.float32], ChannelReport]:
+    def window(self, epochs: SignalEpochs) -> tuple[NDArray[np.float32], ChannelReport]:
+        """Match channels, low-pass, resample, crop, baseline and reference, and nothing that statistics are needed for.
+
+        Returns
+        -------
+        data : ndarray, (n_epochs, n_channels, n_times), float32
+            SI units, in the layout's channel order.
+        report : ChannelReport
+
+        Raises
+        ------
+        EpochsMismatch
+            If the recording does not fit: see `match_channels` and `check_signal`.
+        """
         match = match_channels(epochs, self.layout, min_fraction=self.config.min_fraction)
         check_signal(match.epochs, self.config)
         matrix, warnings = _time_matrix(epochs, self.config)

@@ -7,7 +7,7 @@ is centred on the head sphere, because their device frame alone puts sensors ins
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -100,11 +100,22 @@ def standard_layout(name: LayoutName) -> SensorLayout:
         positions = mne.transforms.apply_trans(info["dev_head_t"], device).astype(np.float32)
         return SensorLayout(name, tuple(info.ch_names), tuple(info.get_channel_types()), positions)
     if name == "things_eeg2_63":
-        info = mne.create_info(list(THINGS_EEG2_CHANNELS), 1000.0, "eeg")
-        info.set_montage(mne.channels.make_standard_montage("colin27_1005"), verbose="error")
-        positions = np.stack([ch["loc"][:3] for ch in info["chs"]]).astype(np.float32)
-        return SensorLayout(name, THINGS_EEG2_CHANNELS, ("eeg",) * len(THINGS_EEG2_CHANNELS), positions)
+        return electrode_layout(name, THINGS_EEG2_CHANNELS)
     raise ValueError(f"unknown layout {name!r}; allowed are {['things_eeg2_63', *_HELMET_OF_LAYOUT]}")
+
+
+def electrode_layout(name: str, ch_names: Sequence[str]) -> SensorLayout:
+    """Give electrodes of the 10-05 system their standard places.
+
+    Raises
+    ------
+    ValueError
+        If a name is not of the 10-05 system.
+    """
+    info = mne.create_info(list(ch_names), 1000.0, "eeg")
+    info.set_montage(mne.channels.make_standard_montage("colin27_1005"), verbose="error")
+    positions = np.stack([ch["loc"][:3] for ch in info["chs"]]).astype(np.float32)
+    return SensorLayout(name, tuple(ch_names), ("eeg",) * len(ch_names), positions)
 
 
 def layout_info(layout: SensorLayout, sfreq: float) -> mne.Info:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.brain_model import BrainModel
+from alignment.category_model import load_model
 from alignment.runtime import Runtime
 from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig
 from generation.bundle import Bundle, BundleFacts, BundleParts, CutWindow, write_bundle
-from generation.image_decoder import ImageVariationConfig, StableUnCLIPConfig, build_decoder
+from generation.image_decoder import AnyDecoderConfig, RetrievalConfig, build_decoder
 
 MARGIN = 0.2  # seconds around the window, so that resampling does not reach over the cut
 
@@ -22,7 +22,7 @@ def assemble_bundle(
     folder: Path,
     parts: BundleParts,
     *,
-    decoder: StableUnCLIPConfig | ImageVariationConfig,
+    decoder: AnyDecoderConfig,
     data_statement: str,
     configs: Mapping[str, Any],
     scores: Mapping[str, Any],
@@ -48,15 +48,21 @@ def assemble_bundle(
     Raises
     ------
     ValueError
-        If brain, decoder and gallery are of different widths, or a combination of modalities has no null.
+        If brain, decoder and gallery are of different widths, a combination of modalities has no null, or there is a
+        decoder folder without a decoder's config or the reverse.
     """
-    brain = BrainModel.load(parts.brain, runtime)
-    pictures = build_decoder(decoder, parts.decoder, runtime)
-    widths = {
-        "brain": brain.embed_dim,
-        "decoder": pictures.embed_dim,
-        "gallery": parts.gallery.image_embeds.shape[1],
-    }
+    brain = load_model(parts.brain, runtime)
+    widths = {"brain": brain.embed_dim, "gallery": parts.gallery.image_embeds.shape[1]}
+    image_size = parts.gallery.thumbs.shape[1]
+    if isinstance(decoder, RetrievalConfig) != (parts.decoder is None):
+        raise ValueError(
+            f"the decoder config is {decoder.name!r} with the folder {parts.decoder}, expected a folder for every "
+            "decoder but 'retrieval', which has none; change one"
+        )
+    if not isinstance(decoder, RetrievalConfig):
+        assert parts.decoder is not None
+        pictures = build_decoder(decoder, parts.decoder, runtime)
+        widths["decoder"], image_size = pictures.embed_dim, pictures.image_size
     if len(set(widths.values())) > 1:
         raise ValueError(
             f"the parts have embeddings of widths {widths}, expected one width; use parts of one CLIP space"
@@ -70,7 +76,7 @@ def assemble_bundle(
         modalities=brain.modalities,
         subjects=brain.subjects,
         embed_dim=brain.embed_dim,
-        image_size=pictures.image_size,
+        image_size=image_size,
         preprocessing_hash=preprocessing_hash(brain.preprocess_digests),
         window=cut_window(brain.preprocess_configs),
     )

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alignment.calibrate import ConfidenceNull
+from alignment.stored_calibrations import Calibrations
 from encoders.epochs import SignalEpochs
 from generation.gallery import GALLERY_FILES, Gallery
 from generation.manifest import SCHEMA_VERSION, CutWindow, FileEntry, Manifest
@@ -27,6 +28,7 @@ __all__ = ["Bundle", "BundleError", "BundleFacts", "BundleParts", "CutWindow", "
 
 MANIFEST_FILE = "manifest.json"
 NULL_FILE = "null.safetensors"
+CALIBRATION_FILE = "calibration.json"
 EXAMPLE_FILE = "example.npz"
 BRAIN_FOLDER, DECODER_FOLDER, CLIP_FOLDER = "brain", "unclip", "clip"
 
@@ -42,9 +44,9 @@ class BundleParts:
     Parameters
     ----------
     brain : Path
-        Folder that ``BrainModel.save`` wrote.
-    decoder : Path
-        Diffusers folder, see ``generation.image_decoder``.
+        Folder that ``BrainModel.save`` or ``CategoryModel.save`` wrote.
+    decoder : Path, optional
+        Diffusers folder, see ``generation.image_decoder``; none if pictures are only retrieved.
     gallery : Gallery
         Pictures that an embedding is compared with.
     null : ConfidenceNull
@@ -53,14 +55,20 @@ class BundleParts:
         Folder of the CLIP model whose space is used; not needed to reconstruct.
     example : SignalEpochs, optional
         A recording to try the bundle with.
+    calibrations : Calibrations, optional
+        Of the chance that an answer is right.
+    unused : tuple of str
+        Names inside ``decoder`` that are not copied.
     """
 
     brain: Path
-    decoder: Path
+    decoder: Path | None
     gallery: Gallery
     null: ConfidenceNull
     clip: Path | None = None
     example: SignalEpochs | None = None
+    calibrations: Calibrations | None = None
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Bundle:
         manifest = _read_manifest(folder)
         for name in manifest.files:
             _check_name(name)
-        _check_listing(folder, set(manifest.files))
+        _check_listing(folder, set(manifest.files), has_decoder=manifest.decoder.get("name") != "retrieval")
         for name, entry in manifest.files.items():
             _check_file(folder / name, name, entry)
         return cls(folder, manifest)
@@ -128,6 +136,12 @@ class Bundle:
     def null(self) -> ConfidenceNull:
         """Read the null scores per combination of modalities."""
         return ConfidenceNull.load(self.folder / NULL_FILE)
+
+    def calibrations(self) -> Calibrations | None:
+        """Read the calibrations of the chance that an answer is right, if there are any."""
+        if CALIBRATION_FILE not in self.manifest.files:
+            return None
+        return Calibrations.model_validate_json((self.folder / CALIBRATION_FILE).read_text())
 
 
 def write_bundle(
@@ -201,11 +215,14 @@ def _copy_parts(parts: BundleParts, draft: Path) -> None:
     folders = {BRAIN_FOLDER: parts.brain, DECODER_FOLDER: parts.decoder, CLIP_FOLDER: parts.clip}
     for name, source in folders.items():
         if source is not None:
-            shutil.copytree(source, draft / name)
+            left_out = shutil.ignore_patterns(*parts.unused) if name == DECODER_FOLDER else None
+            shutil.copytree(source, draft / name, ignore=left_out)
     parts.gallery.save(draft)
     parts.null.save(draft / NULL_FILE)
     if parts.example is not None:
         parts.example.save(draft / EXAMPLE_FILE)
+    if parts.calibrations is not None:
+        (draft / CALIBRATION_FILE).write_text(parts.calibrations.model_dump_json(indent=1))
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -258,7 +275,7 @@ def _listing(folder: Path) -> set[str]:
     return names
 
 
-def _check_listing(folder: Path, expected: set[str]) -> None:
+def _check_listing(folder: Path, expected: set[str], *, has_decoder: bool) -> None:
     found = _listing(folder) - {MANIFEST_FILE}
     missing = sorted((expected - found) | {name for name in _REQUIRED if name not in expected})
     if missing:
@@ -266,7 +283,7 @@ def _check_listing(folder: Path, expected: set[str]) -> None:
     extra = sorted(found - expected)
     if extra:
         raise BundleError(f"{extra[0]} is not in {MANIFEST_FILE} ({len(extra)} files in all); remove it, or {_RENEW}")
-    for part in (BRAIN_FOLDER, DECODER_FOLDER):
+    for part in (BRAIN_FOLDER, DECODER_FOLDER) if has_decoder else (BRAIN_FOLDER,):
         if not any(name.startswith(f"{part}/") for name in found):
             raise BundleError(f"{part}/ is missing, expected the folder of this part; {_RENEW}")
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+N_NEIGHBOURS = 5  # that an answer names
 GALLERY_FILES = ("gallery.safetensors", "gallery.json")
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.runtime import Runtime
 from generation.empty_prompt import EMPTY_PROMPT_FILE, encode_empty_prompt, load_empty_prompt
+from generation.gallery import N_NEIGHBOURS
 from generation.sampling import (
     DiffusersPipeline,
     OnStep,
@@ -31,10 +32,13 @@ from generation.sampling import (
 )
 
 __all__ = [
+    "AnyDecoderConfig",
+    "GeneratorConfig",
     "ImageDecoder",
     "ImageDecoderConfig",
     "ImageVariationConfig",
     "ImageVariationDecoder",
+    "RetrievalConfig",
     "StableUnCLIPConfig",
     "StableUnCLIPDecoder",
     "build_decoder",
@@ -85,7 +89,23 @@ class ImageVariationConfig(BaseModel):
         return self
 
 
-ImageDecoderConfig = Annotated[StableUnCLIPConfig | ImageVariationConfig, Field(discriminator="name")]
+class RetrievalConfig(BaseModel):
+    """No pictures are made: the bundle answers with pictures of its gallery, see ``ReconstructionPipeline.retrieve``.
+
+    ``shows`` is "nearest" (to the embedding, best first) or "category" (examples of the category that was decoded);
+    ``max_images`` are the pictures that there are for every epoch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["retrieval"] = "retrieval"
+    shows: Literal["nearest", "category"] = "nearest"
+    max_images: int = Field(default=N_NEIGHBOURS, ge=1, le=N_NEIGHBOURS)
+
+
+GeneratorConfig = StableUnCLIPConfig | ImageVariationConfig
+AnyDecoderConfig = StableUnCLIPConfig | ImageVariationConfig | RetrievalConfig
+ImageDecoderConfig = Annotated[AnyDecoderConfig, Field(discriminator="name")]
 
 
 class ImageDecoder(Protocol):
@@ -136,9 +156,7 @@ class ImageDecoder(Protocol):
         ...
 
 
-def build_decoder(
-    config: StableUnCLIPConfig | ImageVariationConfig, source: str | Path, runtime: Runtime
-) -> ImageDecoder:
+def build_decoder(config: GeneratorConfig, source: str | Path, runtime: Runtime) -> ImageDecoder:
     """Load the decoder that ``config`` names from a diffusers folder or a hub id (safetensors only)."""
     if isinstance(config, StableUnCLIPConfig):
         return StableUnCLIPDecoder.load(config, source, runtime)

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.brain_model import BrainEmbedding, BrainModel, InputReport
+from alignment.category_model import CategoryModel, load_model
 from alignment.runtime import Runtime
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle, BundleError, CutWindow
-from generation.gallery import Gallery, Neighbour
-from generation.image_decoder import ImageDecoderConfig, ImageVariationConfig, StableUnCLIPConfig, build_decoder
+from generation.gallery import N_NEIGHBOURS, Gallery, Neighbour
+from generation.image_decoder import (
+    AnyDecoderConfig,
+    ImageDecoderConfig,
+    RetrievalConfig,
+    StableUnCLIPConfig,
+    build_decoder,
+)
+from generation.reconstruction import EmbeddingResult, Reconstruction
 from generation.sampling import OnStep, PreviewRequest
 
 __all__ = [
@@ -32,41 +39,6 @@ __all__ = [
     "decoder_config",
     "seed_for",
 ]
-
-
-@dataclass(frozen=True)
-class EmbeddingResult:
-    """What was read out of n epochs.
-
-    Attributes
-    ----------
-    image_embeds : ndarray, (n, d), float32
-        Raw CLIP image embeddings, which ``ReconstructionPipeline.generate`` takes.
-    confidence : ndarray, (n,), float32
-        Share of recordings without a picture whose best gallery similarity is lower, in [0, 1]: 0.5 on average for
-        noise.
-    neighbours : list of list of Neighbour
-        Nearest gallery pictures of every epoch, best first.
-    report : InputReport
-        What was used of the recordings and what was changed.
-    stimulus, n_averaged : tuple, (n,)
-        Stimulus id, empty if unknown, and presentations averaged, of every row.
-    """
-
-    image_embeds: np.ndarray
-    confidence: np.ndarray
-    neighbours: list[list[Neighbour]]
-    report: InputReport
-    stimulus: tuple[str, ...]
-    n_averaged: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Embeddings and their pictures, (n, n_images, h, w, 3) uint8."""
-
-    embedding: EmbeddingResult
-    images: np.ndarray
 
 
 class ReconstructionPipeline:
@@ -101,20 +73,27 @@ class ReconstructionPipeline:
         runtime = runtime or Runtime()
         self.decoder_config = decoder_config(self.bundle)
         if not decoder_only:
-            self._brain = BrainModel.load(self.bundle.brain_folder, runtime)
+            self._brain = load_model(self.bundle.brain_folder, runtime)
             self._gallery = self.bundle.gallery()
             self._null = self.bundle.null()
+            self._calibrations = self.bundle.calibrations()
             self._check_width("brain", self._brain.embed_dim)
             self._check_width("gallery", self._gallery.image_embeds.shape[1])
-        if not embedding_only:
+        self._has_brain, self._has_decoder = not decoder_only, not embedding_only and self.makes_pictures
+        if self._has_decoder:
+            assert not isinstance(self.decoder_config, RetrievalConfig)
             self._decoder = build_decoder(self.decoder_config, self.bundle.decoder_folder, runtime)
             self._check_width("decoder", self._decoder.embed_dim)
-        self._has_brain, self._has_decoder = not decoder_only, not embedding_only
 
     @property
     def window(self) -> CutWindow:
         """How a reader should cut continuous recordings."""
         return self.bundle.manifest.window
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether the bundle has a generator; one without answers with pictures of its gallery."""
+        return not isinstance(self.decoder_config, RetrievalConfig)
 
     @property
     def gallery(self) -> Gallery:
@@ -123,7 +102,12 @@ class ReconstructionPipeline:
         return self._gallery
 
     def embed(
-        self, recordings: Sequence[SignalEpochs], *, subject: str | None = None, average: bool = False, top_k: int = 5
+        self,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str | None = None,
+        average: bool = False,
+        top_k: int = N_NEIGHBOURS,
     ) -> EmbeddingResult:
         """Read image embeddings out of recordings of the same stimuli.
 
@@ -150,9 +134,18 @@ class ReconstructionPipeline:
         self._need(self._has_brain, "embed")
         embedding = self._brain.embed(recordings, subject=subject, average=average)
         similarity = _similarity(self._brain, self._gallery, embedding)
+        best, modalities = similarity.max(axis=1), embedding.report.modalities
+        if isinstance(self._brain, CategoryModel):
+            confidence, probability = best, best.astype(np.float64)
+        else:
+            confidence = self._null.percentile(best, modalities)
+            probability = np.full(len(best), np.nan)
+            if self._calibrations is not None:
+                probability = self._calibrations.chance_right(similarity, modalities, embedding.n_averaged)
         return EmbeddingResult(
             image_embeds=embedding.image_embeds,
-            confidence=self._null.percentile(similarity.max(axis=1), embedding.report.modalities),
+            confidence=confidence,
+            probability=probability,
             neighbours=self._gallery.neighbours(similarity, top_k),
             report=embedding.report,
             stimulus=embedding.stimulus,
@@ -216,6 +209,7 @@ class ReconstructionPipeline:
         """Generate one picture per row and seed, (n, h, w, 3) uint8: what a batcher of several requests calls."""
         self._need(self._has_decoder, "decode")
         config = self.decoder_config
+        assert not isinstance(config, RetrievalConfig)
         if noise_level is None:
             noise_level = config.noise_level if isinstance(config, StableUnCLIPConfig) else 0
         return self._decoder.generate(
@@ -227,6 +221,26 @@ class ReconstructionPipeline:
             on_step=on_step,
             previews=previews,
         )
+
+    def retrieve(self, embedding: EmbeddingResult, n_images: int = 1) -> np.ndarray:
+        """Give the first neighbours of each epoch as pictures of a bundle without generator.
+
+        Returns
+        -------
+        ndarray, (n, n_images, h, w, 3), uint8
+
+        Raises
+        ------
+        ValueError
+            If the bundle generates pictures, or has fewer for an epoch.
+        """
+        config = self.decoder_config
+        if not isinstance(config, RetrievalConfig) or not 1 <= n_images <= config.max_images:
+            allowed = f"1 to {config.max_images}" if isinstance(config, RetrievalConfig) else "generate to be called"
+            raise ValueError(f"retrieve got n_images {n_images}, expected {allowed} with this bundle; change the call")
+        rows = [[one.index for one in near[:n_images]] for near in embedding.neighbours]
+        images: np.ndarray = self.gallery.thumbs[np.array(rows)]
+        return images
 
     def __call__(
         self,
@@ -240,8 +254,10 @@ class ReconstructionPipeline:
         guidance_scale: float | None = None,
         on_step: OnStep | None = None,
     ) -> Reconstruction:
-        """Embed recordings and generate their pictures; see ``embed`` and ``generate``."""
+        """Embed recordings and generate their pictures, or retrieve them; see ``embed``, ``generate``, ``retrieve``."""
         embedding = self.embed(recordings, subject=subject, average=average)
+        if not self.makes_pictures:
+            return Reconstruction(embedding, self.retrieve(embedding, n_images))
         images = self.generate(
             embedding.image_embeds,
             n_images=n_images,
@@ -264,8 +280,8 @@ class ReconstructionPipeline:
     def _need(loaded: bool, action: str) -> None:
         if not loaded:
             raise ValueError(
-                f"{action} needs a part that was not loaded, expected a pipeline with it; "
-                "load it without embedding_only and decoder_only"
+                f"{action} needs a part that was not loaded, expected a pipeline with it; load it without "
+                "embedding_only and decoder_only, and for decode from a bundle with a generator"
             )
 
 
@@ -279,7 +295,9 @@ def seed_for(seed: int, epoch: int, image: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def best_similarity(brain: BrainModel, gallery: Gallery, recordings: Sequence[SignalEpochs]) -> np.ndarray:
+def best_similarity(
+    brain: BrainModel | CategoryModel, gallery: Gallery, recordings: Sequence[SignalEpochs]
+) -> np.ndarray:
     """Compute each epoch's largest similarity to the gallery, (n,) float32, as confidence does.
 
     ``alignment.calibrate.build_null`` takes this with ``brain`` and ``gallery`` filled in.
@@ -288,9 +306,9 @@ def best_similarity(brain: BrainModel, gallery: Gallery, recordings: Sequence[Si
     return best
 
 
-def decoder_config(bundle: Bundle) -> StableUnCLIPConfig | ImageVariationConfig:
+def decoder_config(bundle: Bundle) -> AnyDecoderConfig:
     """Read the decoder's backend and default settings from the manifest."""
-    adapter: TypeAdapter[StableUnCLIPConfig | ImageVariationConfig] = TypeAdapter(ImageDecoderConfig)
+    adapter: TypeAdapter[AnyDecoderConfig] = TypeAdapter(ImageDecoderConfig)
     try:
         return adapter.validate_python(bundle.manifest.decoder)
     except ValidationError as error:
@@ -300,5 +318,5 @@ def decoder_config(bundle: Bundle) -> StableUnCLIPConfig | ImageVariationConfig:
         ) from error
 
 
-def _similarity(brain: BrainModel, gallery: Gallery, embedding: BrainEmbedding) -> np.ndarray:
+def _similarity(brain: BrainModel | CategoryModel, gallery: Gallery, embedding: BrainEmbedding) -> np.ndarray:
     return brain.similarity(embedding.brain_embeds, gallery.image_embeds, embedding.report.modalities)

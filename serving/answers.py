@@ -1,11 +1,12 @@
 """From uploaded bytes to an answer: read, embed, generate, encode, with progress, timings and refusals."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback
@@ -25,8 +26,8 @@ from serving.schema import (
     GenerationResponse,
     Progress,
     Timings,
-    confidence_in_words,
 )
+from serving.wording import category_in_words, confidence_in_words, notice_of
 
 ProgressCallback = Callable[[Progress], None]
 Value = TypeVar("Value")
@@ -86,33 +87,26 @@ class Answers:
         tell = on_progress or _ignore
         clock = _Clock(self._metrics)
         bundle = await self._compute(self._backend.describe())
+        _check_fields(fields, bundle)
         recordings, embedded = await self._embed(fields, contents, bundle, clock, tell)
-        n_pictures = len(embedded.stimulus) * fields.images
-        if n_pictures > MAX_PICTURES:
-            raise refusal(
-                "too_many_pictures",
-                f"{len(embedded.stimulus)} epochs with {fields.images} images each make {n_pictures} pictures, at most "
-                f"{MAX_PICTURES} are made per request; lower images, send fewer epochs, or set average",
-            )
+        n_pictures = _count(embedded, fields)
         order = PictureOrder(
             n_images=fields.images,
             seed=fields.seed,
             num_inference_steps=fields.num_inference_steps or bundle.num_inference_steps,
             guidance_scale=bundle.guidance_scale if fields.guidance_scale is None else fields.guidance_scale,
         )
-        tell(Progress(stage="generate", step=0, n_steps=1))
-
-        def on_step(step: int, n_steps: int) -> None:
-            tell(Progress(stage="generate", step=step, n_steps=n_steps))
-
-        with clock.stage("generate"):
-            callback = None if on_progress is None else on_step
-            pictures = await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
-        tell(Progress(stage="encode", step=0, n_steps=1))
-        with clock.stage("encode"):
-            epochs = await asyncio.to_thread(_encode, embedded, pictures, bundle.id, order)
-        self._metrics.pictures.inc(n_pictures)
-        self._metrics.batch_size.observe(pictures.batch_size)
+        batch_size = 0
+        if bundle.pictures == "generated":
+            pictures = await self._generate(embedded, order, clock, on_progress, on_preview)
+            tell(Progress(stage="encode", step=0, n_steps=1))
+            with clock.stage("encode"):
+                images = await asyncio.to_thread(_encode, pictures, bundle.id, order)
+            self._metrics.pictures.inc(n_pictures)
+            self._metrics.batch_size.observe(pictures.batch_size)
+            batch_size = pictures.batch_size
+        else:
+            images = [tuple(one.thumbnail for one in near[: order.n_images]) for near in embedded.neighbours]
         return GenerationResponse(
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
@@ -120,9 +114,13 @@ class Answers:
             seed=order.seed,
             num_inference_steps=order.num_inference_steps,
             guidance_scale=order.guidance_scale,
-            epochs=epochs,
+            pictures=bundle.pictures,
+            notice=notice_of(bundle.pictures),
+            epochs=tuple(
+                EpochPictures(**_facts(embedded, index, bundle), images=images[index]) for index in range(len(images))
+            ),
             report=embedded.report,
-            timings=clock.timings(pictures.batch_size),
+            timings=clock.timings(batch_size),
             preview=signal_previews(recordings) if fields.preview else (),
         )
 
@@ -137,13 +135,7 @@ class Answers:
             preprocessing_hash=bundle.preprocessing_hash,
             epochs=tuple(
                 EpochEmbedding(
-                    index=index,
-                    stimulus=embedded.stimulus[index],
-                    n_averaged=embedded.n_averaged[index],
-                    confidence=float(embedded.confidence[index]),
-                    confidence_words=confidence_in_words(float(embedded.confidence[index])),
-                    neighbours=embedded.neighbours[index],
-                    embedding=tuple(embedded.image_embeds[index].tolist()),
+                    **_facts(embedded, index, bundle), embedding=tuple(embedded.image_embeds[index].tolist())
                 )
                 for index in range(len(embedded.stimulus))
             ),
@@ -151,6 +143,25 @@ class Answers:
             timings=clock.timings(),
             preview=signal_previews(recordings) if fields.preview else (),
         )
+
+    async def _generate(
+        self,
+        embedded: EmbeddedEpochs,
+        order: PictureOrder,
+        clock: _Clock,
+        on_progress: ProgressCallback | None,
+        on_preview: PreviewCallback | None,
+    ) -> Pictures:
+        """Make pictures, and tell after every step if somebody listens."""
+        tell = on_progress or _ignore
+        tell(Progress(stage="generate", step=0, n_steps=1))
+
+        def on_step(step: int, n_steps: int) -> None:
+            tell(Progress(stage="generate", step=step, n_steps=n_steps))
+
+        with clock.stage("generate"):
+            callback = None if on_progress is None else on_step
+            return await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
 
     async def _embed(
         self,
@@ -208,34 +219,68 @@ def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> Signa
     return result
 
 
-def _encode(
-    embedded: EmbeddedEpochs, pictures: Pictures, bundle_id: str, order: PictureOrder
-) -> tuple[EpochPictures, ...]:
-    return tuple(
-        EpochPictures(
-            index=index,
-            stimulus=embedded.stimulus[index],
-            n_averaged=embedded.n_averaged[index],
-            confidence=float(embedded.confidence[index]),
-            confidence_words=confidence_in_words(float(embedded.confidence[index])),
-            neighbours=embedded.neighbours[index],
-            images=tuple(
-                to_base64(
-                    encode_png(
-                        image,
-                        {
-                            "phosphene:bundle": bundle_id,
-                            "phosphene:seed": str(order.seed),
-                            "phosphene:epoch": str(index),
-                            "phosphene:image": str(number),
-                        },
-                    )
+def _check_fields(fields: GenerationFields, bundle: BundleInfo) -> None:
+    """Refuse what a bundle that only retrieves pictures cannot do."""
+    if fields.images > bundle.limits.max_images:
+        raise refusal(
+            "bad_field", f"images is {fields.images}, this bundle has at most {bundle.limits.max_images} per epoch"
+        )
+    given = [name for name in ("num_inference_steps", "guidance_scale") if getattr(fields, name) is not None]
+    if bundle.pictures != "generated" and given:
+        raise refusal(
+            "bad_field", f"{given[0]} has no effect: this bundle retrieves pictures and generates none; leave it out"
+        )
+
+
+def _count(embedded: EmbeddedEpochs, fields: GenerationFields) -> int:
+    """Count the pictures of an answer, and refuse too many."""
+    n_pictures = len(embedded.stimulus) * fields.images
+    if n_pictures > MAX_PICTURES:
+        raise refusal(
+            "too_many_pictures",
+            f"{len(embedded.stimulus)} epochs with {fields.images} images each make {n_pictures} pictures, at most "
+            f"{MAX_PICTURES} are made per request; lower images, send fewer epochs, or set average",
+        )
+    return n_pictures
+
+
+def _facts(embedded: EmbeddedEpochs, index: int, bundle: BundleInfo) -> dict[str, Any]:
+    """Give the fields that both kinds of answer have for an epoch."""
+    confidence = float(embedded.confidence[index])
+    probability = float(embedded.probability[index]) if len(embedded.probability) else math.nan
+    is_category = bundle.pictures == "category"
+    return {
+        "index": index,
+        "stimulus": embedded.stimulus[index],
+        "n_averaged": embedded.n_averaged[index],
+        "confidence": confidence,
+        "confidence_words": (
+            category_in_words(confidence, bundle.embed_dim) if is_category else confidence_in_words(confidence)
+        ),
+        "probability": None if math.isnan(probability) else probability,
+        "neighbours": embedded.neighbours[index],
+    }
+
+
+def _encode(pictures: Pictures, bundle_id: str, order: PictureOrder) -> list[tuple[str, ...]]:
+    """Encode generated pictures, those of one epoch in a row."""
+    return [
+        tuple(
+            to_base64(
+                encode_png(
+                    image,
+                    {
+                        "phosphene:bundle": bundle_id,
+                        "phosphene:seed": str(order.seed),
+                        "phosphene:epoch": str(index),
+                        "phosphene:image": str(number),
+                    },
                 )
-                for number, image in enumerate(images)
-            ),
+            )
+            for number, image in enumerate(images)
         )
         for index, images in enumerate(pictures.images)
-    )
+    ]
 
 
 def _ignore(progress: Progress) -> None:

@@ -31,7 +31,8 @@ PreviewCallback = Callable[[Preview], None]
 class EmbeddedEpochs:
     """Decoded embeddings of a request, one row per epoch that remains after averaging.
 
-    ``image_embeds`` is (n, d) float32 at CLIP's natural length; ``confidence`` is (n,) in [0, 1].
+    ``image_embeds`` is (n, d) float32 at CLIP's natural length; ``confidence`` is (n,) in [0, 1]; ``probability`` is
+    (n,), NaN where there is none, or empty for a bundle without calibration.
     """
 
     image_embeds: NDArray[np.float32]
@@ -40,6 +41,7 @@ class EmbeddedEpochs:
     report: InputReport
     stimulus: tuple[str, ...]
     n_averaged: tuple[int, ...]
+    probability: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)

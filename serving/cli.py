@@ -187,9 +187,10 @@ def _decode(arguments: argparse.Namespace) -> int:
         return 0
     for epoch in answer.epochs:
         nearest = epoch.neighbours[0]
+        right = "" if epoch.probability is None else f"; chance that it is the right one: {epoch.probability:.2f}"
         print(
             f"epoch {epoch.index} {epoch.stimulus}: confidence {epoch.confidence:.3f} ({epoch.confidence_words}); "
-            f"nearest: {nearest.caption or nearest.name} ({nearest.similarity:.2f})"
+            f"nearest: {nearest.caption or nearest.name} ({nearest.similarity:.2f}){right}"
         )
     print(f"pictures and answer.json are in {arguments.out}. {answer.notice}")
     return 0

@@ -1,12 +1,14 @@
 """Commands of `phosphene` for data on disk: from a public data set to a trained and evaluated model."""
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from serving.bundle_command import AddCommand, add_bundle_command
+
 LAYOUTS = (
     "things_eeg2_raw", "things_eeg2_epochs", "things_eeg2_sessions", "ubp", "neurobridge", "things_eeg1",
     "things_meg_raw", "things_meg_epochs", "things_meg_pickles", "alljoined", "alljoined1", "bids", "own_lab",
@@ -36,6 +38,8 @@ def add_data_commands(add: AddCommand) -> None:
     prepare.add_argument("--held-out", action="append", default=[], metavar="NAME", help="leave these people out")
     prepare.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
 
+    add_bundle_command(add)
+
     search = add("search", _search, "search over settings of a training; run again, or several times, to go on")
     search.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of a training")
     search.add_argument("--space", type=Path, required=True, metavar="FILE", help="YAML as in configs/search.yaml")
@@ -59,19 +63,12 @@ def add_data_commands(add: AddCommand) -> None:
 
 def evaluate_run(run_dir: Path, *, also: Sequence[str], seed: int, as_json: bool) -> int:
     """Score a run on recorded test pictures; writes ``report.json`` and ``report.html`` into its folder."""
-    import yaml
-
     from alignment.recorded_evaluation import evaluate_recorded
     from alignment.report_page import write_page
     from alignment.report_summary import summary_lines
-    from alignment.train_config import TrainConfig
+    from alignment.train_config import read_run_config
 
-    settings = yaml.safe_load((run_dir / "config.yaml").read_text())
-    if settings.get("data", {}).get("name") == "recorded":
-        settings.pop("simulation", None)  # written with its defaults, without effect
-    report = evaluate_recorded(
-        TrainConfig.model_validate(settings), run_dir / "brain", also=also, seed=seed, progress=True
-    )
+    report = evaluate_recorded(read_run_config(run_dir), run_dir / "brain", also=also, seed=seed, progress=True)
     folder = run_dir / "evaluation"
     folder.mkdir(exist_ok=True)
     report.write(folder / "report.json")
@@ -109,8 +106,9 @@ def _features(arguments: argparse.Namespace) -> int:
     from alignment.shown_pictures import embed_shown
     from alignment.target_table import write_target_table
 
-    space = open_space(yaml.safe_load(arguments.space))
-    table = embed_shown(space, arguments.images, arguments.store, arguments.cache, progress=True)
+    spec = yaml.safe_load(arguments.space)
+    table = embed_shown(open_space(spec), arguments.images, arguments.store, arguments.cache, progress=True)
+    table = dataclasses.replace(table, spec=json.dumps(spec))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_target_table(arguments.out, table)
     told = {"targets": str(arguments.out), "n_pictures": len(table), "width": table.embeds.shape[1]}

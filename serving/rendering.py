@@ -41,6 +41,19 @@ def encode_png(image: NDArray[np.uint8], marks: Mapping[str, str] | None = None)
         text.add_text("Description", _DESCRIPTION)
         for name, value in marks.items():
             text.add_text(name, value)
+    return _png(image, text)
+
+
+def encode_gallery_png(image: NDArray[np.uint8], name: str) -> bytes:
+    """Encode a gallery picture (h, w, 3) as PNG; its metadata says that it was retrieved, and which one it is."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", "phosphene")
+    text.add_text("Description", "Picture of the bundle's gallery, retrieved and not generated.")
+    text.add_itxt("phosphene:gallery", name)
+    return _png(image, text)
+
+
+def _png(image: NDArray[np.uint8], text: PngImagePlugin.PngInfo) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from serving.wording import PictureKind, confidence_in_words, notice_of
+
 MAX_FILES = 2
 MAX_UPLOAD_MB = 64.0
 MAX_IMAGES = 8
@@ -15,11 +17,6 @@ MAX_PICTURES = 512
 MAX_STEPS = 100
 MAX_ONSETS = 512
 MAX_SEED = 2**31 - 1
-
-NOTICE = (
-    "These pictures are generated estimates from a brain recording, not photographs and not what a person saw. "
-    "Read the confidence and the neighbours before drawing any conclusion."
-)
 
 
 class _Frozen(BaseModel):
@@ -72,12 +69,22 @@ def _seconds(text: str) -> tuple[float, ...]:
     return seconds
 
 
+_CONFIDENCE = (
+    "percentile among recordings without any signal; of a bundle whose pictures are 'category', the probability of the "
+    "decoded category"
+)
+_PROBABILITY = (
+    "calibrated chance that the first neighbour is the picture shown, if the gallery holds it, or that the category is "
+    "right; null where the bundle has no calibration for so few presentations"
+)
+
+
 class Neighbour(_Frozen):
     """A gallery picture near the decoded embedding."""
 
     name: str
     caption: str
-    similarity: float = Field(description="cosine similarity of the embeddings")
+    similarity: float = Field(description="cosine of the embeddings; of a category bundle, the category's probability")
     thumbnail: str = Field("", description="base64 PNG of the gallery picture, empty if the bundle has none")
 
 
@@ -87,10 +94,11 @@ class EpochPictures(_Frozen):
     index: int
     stimulus: str
     n_averaged: int = Field(description="presentations averaged into this epoch")
-    confidence: float = Field(ge=0.0, le=1.0, description="percentile among recordings without any signal")
+    confidence: float = Field(ge=0.0, le=1.0, description=_CONFIDENCE)
     confidence_words: str
+    probability: float | None = Field(None, ge=0.0, le=1.0, description=_PROBABILITY)
     neighbours: tuple[Neighbour, ...]
-    images: tuple[str, ...] = Field(description="base64 PNG, marked as generated in its metadata")
+    images: tuple[str, ...] = Field(description="base64 PNG; the metadata says whether generated or retrieved")
 
 
 class EpochEmbedding(_Frozen):
@@ -99,8 +107,9 @@ class EpochEmbedding(_Frozen):
     index: int
     stimulus: str
     n_averaged: int
-    confidence: float = Field(ge=0.0, le=1.0)
+    confidence: float = Field(ge=0.0, le=1.0, description=_CONFIDENCE)
     confidence_words: str
+    probability: float | None = Field(None, ge=0.0, le=1.0, description=_PROBABILITY)
     neighbours: tuple[Neighbour, ...]
     embedding: tuple[float, ...] = Field(description="CLIP image embedding at its natural length")
 
@@ -147,7 +156,8 @@ class GenerationResponse(_Frozen):
     seed: int
     num_inference_steps: int
     guidance_scale: float
-    notice: str = NOTICE
+    pictures: PictureKind = "generated"
+    notice: str = notice_of("generated")
     epochs: tuple[EpochPictures, ...]
     report: InputReport
     timings: Timings
@@ -200,6 +210,7 @@ class BundleInfo(_Frozen):
     window: CutWindow
     num_inference_steps: int
     guidance_scale: float
+    pictures: PictureKind = Field("generated", description="or retrieved from the gallery: nearest, category")
     scores: dict[str, object] = {}
     limits: Limits = Limits()
 
@@ -234,17 +245,6 @@ class Problem(_Frozen):
     detail: str
     code: str
     errors: tuple[FieldError, ...] = ()
-
-
-def confidence_in_words(confidence: float) -> str:
-    """Say in words what a percentile against recordings without signal means."""
-    if confidence >= 0.99:
-        return "clearly above noise: fewer than 1 in 100 recordings without signal look this certain"
-    if confidence >= 0.95:
-        return "above noise: fewer than 1 in 20 recordings without signal look this certain"
-    if confidence >= 0.8:
-        return "weak: up to 1 in 5 recordings without signal look this certain"
-    return "no better than noise: do not read anything into this picture"
 
 
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

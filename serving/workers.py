@@ -17,11 +17,12 @@ from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from generation.gallery import Gallery
 from generation.gallery import Neighbour as GalleryNeighbour
+from generation.image_decoder import RetrievalConfig
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
 from generation.sampling import PreviewRequest
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.batching import Batcher
-from serving.rendering import encode_png, to_base64
+from serving.rendering import encode_gallery_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
 from serving.settings import ServingSettings
 
@@ -38,6 +39,11 @@ class PictureItem:
 def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
     """Describe a bundle to clients."""
     manifest, decoder = bundle.manifest, decoder_config(bundle)
+    steps, guidance, pictures = 1, 1.0, "generated"
+    if isinstance(decoder, RetrievalConfig):
+        limits, pictures = limits.model_copy(update={"max_images": decoder.max_images}), decoder.shows
+    else:
+        steps, guidance = decoder.num_inference_steps, decoder.guidance_scale
     return BundleInfo(
         id=manifest.id,
         schema_version=manifest.schema_version,
@@ -48,8 +54,9 @@ def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
         image_size=manifest.image_size,
         preprocessing_hash=manifest.preprocessing_hash,
         window=CutWindow(**manifest.window.model_dump()),
-        num_inference_steps=decoder.num_inference_steps,
-        guidance_scale=decoder.guidance_scale,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        pictures=pictures,
         scores=dict(manifest.scores),
         limits=limits,
     )
@@ -102,6 +109,7 @@ class EncoderWorker:
             ),
             stimulus=result.stimulus,
             n_averaged=result.n_averaged,
+            probability=np.asarray(result.probability, dtype=np.float64),
         )
 
 
@@ -119,6 +127,8 @@ class GeneratorWorker:
             max_wait_s=settings.batch_wait_ms / 1000.0,
             max_waiting=settings.generator.max_ongoing_requests,
         )
+        if not self._pipeline.makes_pictures:
+            return
         # one step of a batch of each end, so that memory and kernels are ready before the first request
         probe = np.ones((settings.max_batch_size, self._pipeline.bundle.manifest.embed_dim), dtype=np.float32)
         for n in sorted({1, settings.max_batch_size}):
@@ -218,7 +228,7 @@ class _Thumbnails:
 
     def neighbour(self, near: GalleryNeighbour) -> Neighbour:
         if near.index not in self._encoded:
-            self._encoded[near.index] = to_base64(encode_png(self._gallery.thumbs[near.index]))
+            self._encoded[near.index] = to_base64(encode_gallery_png(self._gallery.thumbs[near.index], near.name))
         return Neighbour(
             name=near.name,
             caption=near.caption,

@@ -13,9 +13,9 @@ from serving.schema import (
     GenerationFields,
     GenerationResponse,
     Problem,
-    confidence_in_words,
 )
 from serving.settings import ReplicaSettings, ServingSettings
+from serving.wording import confidence_in_words
 
 
 @pytest.mark.parametrize(
