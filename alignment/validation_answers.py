@@ -167,7 +167,8 @@ def _level(people: Sequence[Recording]) -> int:
 
 
 def _similarity(model: BrainModel, gallery: AnswerGallery, parts: Sequence[SignalEpochs]) -> Float:
-    return model.similarity(model.embed(parts).brain_embeds, gallery.image_embeds)
+    found = model.embed(parts)
+    return model.similarity(found.brain_embeds, gallery.image_embeds, found.report.modalities)
 
 
 def _scored(
@@ -184,9 +185,9 @@ def _scored(
     images: list[str] = []
     for parts in people:
         found = model.embed(parts)
-        similarity = model.similarity(found.brain_embeds, gallery.image_embeds)
+        similarity = model.similarity(found.brain_embeds, gallery.image_embeds, found.report.modalities)
         shown = sorted(set(found.stimulus))
-        own = model.similarity(found.brain_embeds, targets.embeds[targets.index(shown)])
+        own = model.similarity(found.brain_embeds, targets.embeds[targets.index(shown)], found.report.modalities)
         for row, image in enumerate(found.stimulus):
             digest = targets.digests[int(targets.index([image])[0])]
             column = place.get(digest, -1) if digest else -1

@@ -22,7 +22,7 @@ from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder
 from generation.sampling import PreviewRequest
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.batching import Batcher
-from serving.rendering import encode_gallery_png, to_base64
+from serving.rendering import encode_gallery_png, encode_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
 from serving.settings import ServingSettings
 
