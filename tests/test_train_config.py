@@ -36,7 +36,9 @@ def settings_for(path: Path, folder: Path, lab: dict[str, Any]) -> dict[str, Any
     settings: dict[str, Any] = yaml.safe_load(path.read_text())
     n_members = TrainConfig.model_validate(settings).target_map.n_members
     table = read_target_table(lab["targets"])
-    bank = np.tile(table.embeds, n_members)
+    generator = np.random.default_rng(5)
+    layers = [table.embeds + 0.5 * generator.standard_normal(table.embeds.shape) for _ in range(n_members)]
+    bank = np.concatenate(layers, axis=1).astype(np.float32)
     targets = folder / f"bank-{n_members}.safetensors"
     write_target_table(targets, replace(table, embeds=bank))
     people = {"eeg": "sim-01", "meg": "sim-03"}
