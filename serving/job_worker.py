@@ -132,8 +132,12 @@ class JobWorker:
         for job_id, run in list(self._runs.items()):
             if run.preview is not None:
                 preview, run.preview = run.preview, None
-                await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
-                run.preview_step = preview.step
+                try:
+                    await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
+                    run.preview_step = preview.step
+                except OSError as error:
+                    # a lease is worth more than a preview, so the beat goes on
+                    logger.warning("a preview could not be stored: %s", error)
         steps = {
             job_id: Step(run.step.stage, run.step.step, run.step.n_steps, run.preview_step)
             for job_id, run in self._runs.items()
