@@ -206,7 +206,8 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
         If the bundle is incomplete or damaged.
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
-    checked = checked.model_copy(update={"bundle": checked.bundle.resolve()})
+    files = {"access": checked.access.resolved(), "pictures": checked.pictures.resolved()}
+    checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), **files})
     Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
     encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
     generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)

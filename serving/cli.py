@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.data_commands import add_data_commands, evaluate_run
+from serving.user_commands import add_user_commands
 
 # The demo bundle and the simulated world it was trained in, as shipped beside the packages.
 _GENERATION = Path(__file__).resolve().parents[1] / "generation"
@@ -41,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "start the HTTP service and the web page")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serve.add_argument("--access", metavar="FILE", help="ask for keys: the file that `phosphene users` wrote")
+    serve.add_argument("--allow-open-network", action="store_true", help="UNSAFE: let other machines in without keys")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
 
     decode = _command(commands, "decode", _decode, "decode a recording without a server")
@@ -101,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
 
     add_data_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
+    add_user_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
 
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
@@ -144,6 +148,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         import yaml
 
         given = (yaml.safe_load(arguments.settings.read_text()) or {}) | given
+    access = {"file": arguments.access, "allow_open_network": arguments.allow_open_network}
+    given["access"] = given.get("access", {}) | {name: value for name, value in access.items() if value}
     settings = ServingSettings.model_validate(given)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

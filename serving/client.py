@@ -22,10 +22,15 @@ class PhospheneClient:
         For instance ``http://127.0.0.1:8000``.
     timeout_s : float
         Per request; generation of many pictures takes long.
+    api_key : str
+        Key for a service that asks for one. It goes to `base_url` only: redirects are not followed.
     """
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0, api_key: str = ""
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
 
     def __enter__(self) -> "PhospheneClient":
         return self
@@ -61,6 +66,8 @@ class PhospheneClient:
         subject: str = "",
         onsets: Sequence[float] = (),
         preview: bool = False,
+        purpose: str = "",
+        consent: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> GenerationResponse:
         """Decode one recording, or an EEG and a MEG recording of the same stimuli, to pictures.
@@ -83,6 +90,10 @@ class PhospheneClient:
             Where to cut a continuous file, in seconds.
         preview : bool
             Ask for sensor traces.
+        purpose : str
+            What the recording is decoded for, for instance "research"; some services require it.
+        consent : bool
+            That the recorded person agreed to this purpose; some services require it.
         on_progress : callable, optional
             Called with every step of the work.
 
@@ -96,6 +107,7 @@ class PhospheneClient:
             If the service refuses.
         """
         fields = _fields(average=average, subject=subject, onsets=onsets, preview=preview)
+        fields |= _use(purpose, consent)
         fields |= {"images": str(images), "seed": str(seed)}
         if num_inference_steps is not None:
             fields["num_inference_steps"] = str(num_inference_steps)
@@ -113,9 +125,12 @@ class PhospheneClient:
         subject: str = "",
         onsets: Sequence[float] = (),
         preview: bool = False,
+        purpose: str = "",
+        consent: bool = False,
     ) -> EmbeddingResponse:
         """Decode recordings to CLIP image embeddings; the arguments are those of `generate`."""
         fields = _fields(average=average, subject=subject, onsets=onsets, preview=preview)
+        fields |= _use(purpose, consent)
         response = self._http.post("/v1/embeddings", data=fields, files=_parts(recordings))
         return EmbeddingResponse.model_validate_json(_checked(response).content)
 
@@ -164,6 +179,10 @@ def _fields(*, average: bool, subject: str, onsets: Sequence[float], preview: bo
         "onsets": ",".join(repr(float(onset)) for onset in onsets),
         "preview": str(preview).lower(),
     }
+
+
+def _use(purpose: str, consent: bool) -> dict[str, str]:
+    return {"purpose": purpose, "consent": str(consent).lower()}
 
 
 def _parts(recordings: Sequence[Recording]) -> list[tuple[str, tuple[str, bytes]]]:

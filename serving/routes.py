@@ -18,9 +18,11 @@ from starlette.types import ASGIApp
 
 from serving.answers import Answers
 from serving.backend import Backend
+from serving.door import Door
 from serving.gate import Gate
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.problems import CODES, PROBLEM_TYPE, add_handlers, problem_of, refusal
+from serving.purpose import check_use
 from serving.sandbox import Sandbox
 from serving.schema import (
     EXAMPLE_EMBEDDING,
@@ -88,11 +90,13 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
     )
+    app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
     _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
     _add_state(app, backend, metrics)
     _add_page(app, example)
-    return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    return Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
 
 
 def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float) -> None:
@@ -106,6 +110,7 @@ def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float
     async def generations(
         request: Request, form: Annotated[GenerationForm, Form(media_type="multipart/form-data")]
     ) -> Response:
+        check_use(request, form)
         contents = [await part.read() for part in form.file]
         if "text/event-stream" in request.headers.get("accept", ""):
             return StreamingResponse(
@@ -120,6 +125,7 @@ def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float
     async def embeddings(
         request: Request, form: Annotated[EmbeddingForm, Form(media_type="multipart/form-data")]
     ) -> Response:
+        check_use(request, form)
         contents = [await part.read() for part in form.file]
         answer = await _finish(request, answers.embedding(form, contents), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -211,6 +217,7 @@ async def _events(
         while (progress := await queue.get()) is not None:
             yield f"event: progress\ndata: {progress.model_dump_json()}\n\n"
         answer = await task
+        request.state.record["outcome"] = answer.code if isinstance(answer, Problem) else "result"
         if isinstance(answer, Problem):
             metrics.count_refusal(answer.code)
         name = "problem" if isinstance(answer, Problem) else "result"

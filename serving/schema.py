@@ -38,6 +38,8 @@ class EmbeddingFields(_Frozen):
         examples=["0.5,2.0,3.5"],
     )
     preview: bool = Field(False, description="add sensor traces and 2-D sensor positions to the answer")
+    purpose: str = Field("", max_length=40, description="what the recording is decoded for; some services require it")
+    consent: bool = Field(False, description="the recorded person agreed to this purpose; some services require it")
 
     @field_validator("onsets")
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.access_settings import AccessSettings, PictureSettings
 from serving.schema import MAX_EPOCHS, MAX_UPLOAD_MB
 
 
@@ -57,9 +58,16 @@ class ServingSettings(BaseModel):
     encoder: ReplicaSettings = ReplicaSettings()
     generator: ReplicaSettings = ReplicaSettings()
     parse: ParseLimits = ParseLimits()
+    access: AccessSettings = AccessSettings()
+    pictures: PictureSettings = PictureSettings()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
     batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
     max_epochs: int = Field(MAX_EPOCHS, ge=1, le=MAX_EPOCHS)
     request_timeout_s: float = Field(120.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _asks_for_keys(self) -> "ServingSettings":
+        self.access.check_host(self.host)
+        return self
