@@ -29,6 +29,7 @@ MANIFEST_FILE = "manifest.json"
 NULL_FILE = "null.safetensors"
 EXAMPLE_FILE = "example.npz"
 BRAIN_FOLDER, DECODER_FOLDER, CLIP_FOLDER = "brain", "unclip", "clip"
+SAFETY_FOLDER = "safety"
 
 
 class BundleError(ValueError):
@@ -53,6 +54,8 @@ class BundleParts:
         Folder of the CLIP model whose space is used; not needed to reconstruct.
     example : SignalEpochs, optional
         A recording to try the bundle with.
+    safety : Path, optional
+        Folder of a Stable Diffusion safety checker, see ``generation.picture_safety``.
     """
 
     brain: Path
@@ -61,6 +64,7 @@ class BundleParts:
     null: ConfidenceNull
     clip: Path | None = None
     example: SignalEpochs | None = None
+    safety: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class Bundle:
     @property
     def decoder_folder(self) -> Path:
         return self.folder / DECODER_FOLDER
+
+    @property
+    def safety_folder(self) -> Path | None:
+        """Folder of the checker of generated pictures, if there is one."""
+        return self.folder / SAFETY_FOLDER if f"{SAFETY_FOLDER}/config.json" in self.manifest.files else None
 
     @property
     def clip_folder(self) -> Path:
@@ -198,7 +207,7 @@ def write_bundle(
 
 
 def _copy_parts(parts: BundleParts, draft: Path) -> None:
-    folders = {BRAIN_FOLDER: parts.brain, DECODER_FOLDER: parts.decoder, CLIP_FOLDER: parts.clip}
+    folders = {BRAIN_FOLDER: parts.brain, DECODER_FOLDER: parts.decoder, CLIP_FOLDER: parts.clip, SAFETY_FOLDER: parts.safety}
     for name, source in folders.items():
         if source is not None:
             shutil.copytree(source, draft / name)

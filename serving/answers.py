@@ -12,7 +12,8 @@ from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
-from serving.rendering import encode_png, to_base64
+from serving.provenance import Marker, PictureFacts
+from serving.rendering import to_base64
 from serving.sandbox import Refused, Sandbox
 from serving.schema import (
     MAX_PICTURES,
@@ -25,6 +26,7 @@ from serving.schema import (
     GenerationResponse,
     Progress,
     Timings,
+    Verdict,
     confidence_in_words,
 )
 
@@ -70,10 +72,11 @@ class Answers:
     Every refusal leaves as the exception that `serving.problems.refusal` builds.
     """
 
-    def __init__(self, backend: Backend, sandbox: Sandbox, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, sandbox: Sandbox, metrics: Metrics, marker: Marker | None = None) -> None:
         self._backend = backend
         self._sandbox = sandbox
         self._metrics = metrics
+        self._marker = marker or Marker()
 
     async def generation(
         self, fields: GenerationFields, contents: Sequence[bytes], on_progress: ProgressCallback | None = None
@@ -106,7 +109,7 @@ class Answers:
             pictures = await self._compute(self._backend.generate(embedded.image_embeds, order, callback))
         tell(Progress(stage="encode", step=0, n_steps=1))
         with clock.stage("encode"):
-            epochs = await asyncio.to_thread(_encode, embedded, pictures, bundle.id, order)
+            epochs = await asyncio.to_thread(_encode, embedded, pictures, bundle, order, self._marker)
         self._metrics.pictures.inc(n_pictures)
         self._metrics.batch_size.observe(pictures.batch_size)
         return GenerationResponse(
@@ -205,7 +208,7 @@ def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> Signa
 
 
 def _encode(
-    embedded: EmbeddedEpochs, pictures: Pictures, bundle_id: str, order: PictureOrder
+    embedded: EmbeddedEpochs, pictures: Pictures, bundle: BundleInfo, order: PictureOrder, marker: Marker
 ) -> tuple[EpochPictures, ...]:
     return tuple(
         EpochPictures(
@@ -216,22 +219,31 @@ def _encode(
             confidence_words=confidence_in_words(float(embedded.confidence[index])),
             neighbours=embedded.neighbours[index],
             images=tuple(
-                to_base64(
-                    encode_png(
-                        image,
-                        {
-                            "phosphene:bundle": bundle_id,
-                            "phosphene:seed": str(order.seed),
-                            "phosphene:epoch": str(index),
-                            "phosphene:image": str(number),
-                        },
-                    )
-                )
+                to_base64(marker.png(image, _facts(bundle, order, index, number)))
                 for number, image in enumerate(images)
             ),
+            safety=_verdicts(pictures, index),
         )
         for index, images in enumerate(pictures.images)
     )
+
+
+def _facts(bundle: BundleInfo, order: PictureOrder, epoch: int, image: int) -> PictureFacts:
+    return PictureFacts(
+        bundle=bundle.id,
+        preprocessing=bundle.preprocessing_hash,
+        seed=order.seed,
+        epoch=epoch,
+        image=image,
+        num_inference_steps=order.num_inference_steps,
+        guidance_scale=order.guidance_scale,
+    )
+
+
+def _verdicts(pictures: Pictures, epoch: int) -> tuple[Verdict, ...]:
+    if pictures.flagged is None:
+        return ("not checked",) * pictures.images.shape[1]
+    return tuple("refused" if bad else "passed" for bad in pictures.flagged[epoch])
 
 
 def _ignore(progress: Progress) -> None:

@@ -43,10 +43,14 @@ class PictureOrder:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Generated pictures, (n, n_images, h, w, 3) uint8, and the largest batch that one of them was made in."""
+    """Generated pictures, (n, n_images, h, w, 3) uint8, and the largest batch that one of them was made in.
+
+    ``flagged`` (n, n_images) bool tells which were replaced by a grey picture; None if nothing was checked.
+    """
 
     images: NDArray[np.uint8] = field(repr=False)
     batch_size: int
+    flagged: NDArray[np.bool_] | None = None
 
 
 class Backend(Protocol):

@@ -22,6 +22,7 @@ from serving.door import Door
 from serving.gate import Gate
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.problems import CODES, PROBLEM_TYPE, add_handlers, problem_of, refusal
+from serving.provenance import Marker
 from serving.purpose import check_use
 from serving.sandbox import Sandbox
 from serving.schema import (
@@ -92,7 +93,7 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
     )
     app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
-    _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
+    _add_work(app, Answers(backend, sandbox, metrics, Marker(settings.pictures)), metrics, settings.request_timeout_s)
     _add_state(app, backend, metrics)
     _add_page(app, example)
     gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)

@@ -22,6 +22,9 @@ NOTICE = (
 )
 
 
+Verdict = Literal["passed", "refused", "not checked"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,6 +96,9 @@ class EpochPictures(_Frozen):
     confidence_words: str
     neighbours: tuple[Neighbour, ...]
     images: tuple[str, ...] = Field(description="base64 PNG, marked as generated in its metadata")
+    safety: tuple[Verdict, ...] = Field(
+        (), description="per generated picture; a refused one is replaced by a grey one"
+    )
 
 
 class EpochEmbedding(_Frozen):
