@@ -207,7 +207,12 @@ def write_bundle(
 
 
 def _copy_parts(parts: BundleParts, draft: Path) -> None:
-    folders = {BRAIN_FOLDER: parts.brain, DECODER_FOLDER: parts.decoder, CLIP_FOLDER: parts.clip, SAFETY_FOLDER: parts.safety}
+    folders = {
+        BRAIN_FOLDER: parts.brain,
+        DECODER_FOLDER: parts.decoder,
+        CLIP_FOLDER: parts.clip,
+        SAFETY_FOLDER: parts.safety,
+    }
     for name, source in folders.items():
         if source is not None:
             shutil.copytree(source, draft / name)

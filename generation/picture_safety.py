@@ -82,5 +82,5 @@ class PictureSafety:
         left, top = (width - self._size) // 2, (height - self._size) // 2
         picture = picture.crop((left, top, left + self._size, top + self._size))
         pixels = np.asarray(picture, dtype=np.float32) / 255.0
-        normalised: np.ndarray = (pixels - np.float32(_MEAN)) / np.float32(_STD)
+        normalised: np.ndarray = (pixels - np.array(_MEAN, dtype=np.float32)) / np.array(_STD, dtype=np.float32)
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))

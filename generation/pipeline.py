@@ -45,6 +45,8 @@ class EmbeddingResult:
     confidence : ndarray, (n,), float32
         Share of recordings without a picture whose best gallery similarity is lower, in [0, 1]: 0.5 on average for
         noise.
+    noise_floor : float
+        Similarity to the nearest picture that 95 of 100 recordings without a picture stay below.
     neighbours : list of list of Neighbour
         Nearest gallery pictures of every epoch, best first.
     report : InputReport
@@ -55,6 +57,7 @@ class EmbeddingResult:
 
     image_embeds: np.ndarray
     confidence: np.ndarray
+    noise_floor: float
     neighbours: list[list[Neighbour]]
     report: InputReport
     stimulus: tuple[str, ...]
@@ -153,6 +156,7 @@ class ReconstructionPipeline:
         return EmbeddingResult(
             image_embeds=embedding.image_embeds,
             confidence=self._null.percentile(similarity.max(axis=1), embedding.report.modalities),
+            noise_floor=self._null.floor(embedding.report.modalities),
             neighbours=self._gallery.neighbours(similarity, top_k),
             report=embedding.report,
             stimulus=embedding.stimulus,

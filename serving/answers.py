@@ -119,6 +119,7 @@ class Answers:
             seed=order.seed,
             num_inference_steps=order.num_inference_steps,
             guidance_scale=order.guidance_scale,
+            noise_floor=embedded.noise_floor,
             epochs=epochs,
             report=embedded.report,
             timings=clock.timings(pictures.batch_size),
@@ -134,6 +135,7 @@ class Answers:
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
             preprocessing_hash=bundle.preprocessing_hash,
+            noise_floor=embedded.noise_floor,
             epochs=tuple(
                 EpochEmbedding(
                     index=index,
@@ -243,7 +245,8 @@ def _facts(bundle: BundleInfo, order: PictureOrder, epoch: int, image: int) -> P
 def _verdicts(pictures: Pictures, epoch: int) -> tuple[Verdict, ...]:
     if pictures.flagged is None:
         return ("not checked",) * pictures.images.shape[1]
-    return tuple("refused" if bad else "passed" for bad in pictures.flagged[epoch])
+    verdicts: tuple[Verdict, ...] = tuple("refused" if bad else "passed" for bad in pictures.flagged[epoch])
+    return verdicts
 
 
 def _ignore(progress: Progress) -> None:

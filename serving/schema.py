@@ -113,6 +113,14 @@ class EpochEmbedding(_Frozen):
     embedding: tuple[float, ...] = Field(description="CLIP image embedding at its natural length")
 
 
+class SignalFlag(_Frozen):
+    """Something about a recording that makes its answers doubtful; `code` is stable and meant for programs."""
+
+    code: str
+    epochs: tuple[int, ...]
+    detail: str
+
+
 class InputReport(_Frozen):
     """What was done to the recording so that it fits the bundle."""
 
@@ -121,6 +129,7 @@ class InputReport(_Frozen):
     interpolated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    flags: tuple[SignalFlag, ...] = Field((), description="gross faults of the signal: do not rely on these epochs")
 
 
 class SignalPreview(_Frozen):
@@ -146,6 +155,9 @@ class Timings(_Frozen):
     batch_size: int = Field(0, description="largest batch that held one of these pictures")
 
 
+_FLOOR = "similarity to the nearest gallery picture that 95 of 100 recordings without signal stay below"
+
+
 class GenerationResponse(_Frozen):
     """The answer of `POST /v1/generations`."""
 
@@ -156,6 +168,7 @@ class GenerationResponse(_Frozen):
     num_inference_steps: int
     guidance_scale: float
     notice: str = NOTICE
+    noise_floor: float = Field(description=_FLOOR)
     epochs: tuple[EpochPictures, ...]
     report: InputReport
     timings: Timings
@@ -168,6 +181,7 @@ class EmbeddingResponse(_Frozen):
     id: str
     bundle_id: str
     preprocessing_hash: str
+    noise_floor: float = Field(description=_FLOOR)
     epochs: tuple[EpochEmbedding, ...]
     report: InputReport
     timings: Timings
@@ -268,6 +282,7 @@ _EXAMPLE_HEAD: dict[str, object] = {
     "id": "0f6e0c4b7d6b4c0e9f9f5b6f3f1f2a3b",
     "bundle_id": "demo-1",
     "preprocessing_hash": "9f2c1e7a",
+    "noise_floor": 0.42,
     "report": {"modalities": ["eeg"], "interpolated": ["FT9"], "dropped": ["EOG1"], "warnings": []},
 }
 _EXAMPLE_TIMINGS: dict[str, object] = {"read_ms": 31.0, "embed_ms": 9.0, "total_ms": 48.0}

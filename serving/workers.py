@@ -20,7 +20,7 @@ from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, StepCallback
 from serving.batching import Batcher
 from serving.rendering import encode_png, to_base64
-from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
+from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour, SignalFlag
 from serving.settings import ServingSettings
 
 _GREY = 128
@@ -89,7 +89,11 @@ class EncoderWorker:
                 interpolated=result.report.interpolated,
                 dropped=result.report.dropped,
                 warnings=result.report.warnings,
+                flags=tuple(
+                    SignalFlag(code=one.code, epochs=one.epochs, detail=one.detail) for one in result.report.flags
+                ),
             ),
+            noise_floor=result.noise_floor,
             stimulus=result.stimulus,
             n_averaged=result.n_averaged,
         )
@@ -166,7 +170,7 @@ def _safety(settings: ServingSettings, bundle: Bundle) -> PictureSafety | None:
     if wanted == "off" or folder is None:
         if wanted == "required":
             raise ValueError(
-                "pictures.safety is 'required' and neither pictures.safety_folder nor the bundle has a checker; name one"
+                "pictures.safety is 'required', and neither pictures.safety_folder nor the bundle has a checker"
             )
         return None
     return PictureSafety(folder)
