@@ -7,7 +7,7 @@ of the training targets restored, and is what a generator expects.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from encoders.fusion import AnyFusionConfig, Fusion, FusionConfig
 from encoders.fusion import build_fusion as build_untrained
 from encoders.modality import combination
 from encoders.preprocess import PreprocessConfig, PreprocessedEpochs, Preprocessor
+from encoders.signal_faults import SignalFlag, inspect_signal
 
 WEIGHTS, META = "brain.safetensors", "brain.json"
 ONE_SPACE, SCHEMA_VERSION = 1, 2
@@ -52,6 +53,7 @@ class InputReport:
     interpolated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    flags: tuple[SignalFlag, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class BrainModel:
         parts, notes = joined(parts)
         person, index, more = self._person(subject, parts)
         ready = {name: self.preprocessors[name](part) for name, part in parts.items()}
+        flags = [flag for name, part in parts.items() for flag in self._inspect(name, part)]
         brain_embeds = self.encode({name: one.data for name, one in ready.items()}, index)
         first = next(iter(parts.values()))
         return BrainEmbedding(
@@ -184,7 +187,7 @@ class BrainModel:
             brain_embeds=brain_embeds,
             stimulus=first.stimulus,
             n_averaged=first.n_averaged,
-            report=_report(person, ready, [*warnings, *notes, *more]),
+            report=_report(person, ready, [*warnings, *notes, *more], flags),
         )
 
     def person_index(self, subject: str) -> NDArray[np.int64]:
@@ -269,6 +272,11 @@ class BrainModel:
         """Set the weights of encoders and fusion."""
         self.fusion.load_state_dict(dict(weights))
 
+    def _inspect(self, name: str, epochs: SignalEpochs) -> tuple[SignalFlag, ...]:
+        preprocessor = self.preprocessors[name]
+        flags = inspect_signal(epochs, preprocessor.layout, min_fraction=preprocessor.config.min_fraction)
+        return tuple(replace(flag, detail=f"{name}: {flag.detail}") for flag in flags)
+
     def _person(
         self, subject: str | None, parts: Mapping[str, SignalEpochs]
     ) -> tuple[str, NDArray[np.int64], list[str]]:
@@ -338,7 +346,9 @@ def encode_pairs(
     return np.concatenate(parts)
 
 
-def _report(person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequence[str]) -> InputReport:
+def _report(
+    person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequence[str], flags: Sequence[SignalFlag]
+) -> InputReport:
     reports = [one.report for one in ready.values()]
     return InputReport(
         modalities=tuple(ready),
@@ -346,6 +356,7 @@ def _report(person: str, ready: Mapping[str, PreprocessedEpochs], notes: Sequenc
         interpolated=tuple(name for report in reports for name in report.interpolated),
         dropped=tuple(name for report in reports for name in report.dropped),
         warnings=(*notes, *(warning for report in reports for warning in report.warnings)),
+        flags=tuple(flags),
     )
 
 

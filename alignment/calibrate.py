@@ -78,6 +78,11 @@ class ConfidenceNull:
         share: NDArray[np.float32] = ((below + not_above) / (2 * len(null))).astype(np.float32)
         return share
 
+    def floor(self, modalities: Sequence[str], share: float = 0.95) -> float:
+        """Give the best similarity that ``share`` of the null stays below: the noise floor of an answer."""
+        self.percentile(np.zeros(1, dtype=np.float32), modalities)  # refuses an unknown combination
+        return float(np.quantile(self.scores[combination(modalities)], share))
+
     def save(self, path: Path) -> None:
         """Write one array per combination (safetensors)."""
         save_file({key: np.ascontiguousarray(values) for key, values in self.scores.items()}, path)

@@ -32,6 +32,8 @@ class ChannelKind:
         Regular expression of names that are surely of this kind ("" = none).
     referenced : bool
         Whether values are differences to a reference that can be changed afterwards.
+    smooth : bool
+        Whether neighbouring sensors measure nearly the same; gradiometers at one place are at right angles.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ChannelKind:
     plausible_spread: tuple[float, float]
     name_pattern: str
     referenced: bool
+    smooth: bool
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ CHANNEL_KINDS: Mapping[str, ChannelKind] = MappingProxyType(
     {
         kind.name: kind
         for kind in (
-            ChannelKind("eeg", "eeg", "V", "uV", 1e6, (5e-8, 2e-3), "", True),
-            ChannelKind("mag", "meg", "T", "fT", 1e15, (2e-15, 1e-9), r"M[LRZ][CFOPT]\d\d|MEG ?\d{3}1", False),
-            ChannelKind("grad", "meg", "T/m", "fT/cm", 1e13, (1e-13, 1e-7), r"MEG ?\d{3}[23]", False),
+            ChannelKind("eeg", "eeg", "V", "uV", 1e6, (5e-8, 2e-3), "", True, True),
+            ChannelKind("mag", "meg", "T", "fT", 1e15, (2e-15, 1e-10), r"M[LRZ][CFOPT]\d\d|MEG ?\d{3}1", False, True),
+            ChannelKind("grad", "meg", "T/m", "fT/cm", 1e13, (1e-13, 1e-8), r"MEG ?\d{3}[23]", False, False),
         )
     }
 )

@@ -31,6 +31,7 @@ NULL_FILE = "null.safetensors"
 CALIBRATION_FILE = "calibration.json"
 EXAMPLE_FILE = "example.npz"
 BRAIN_FOLDER, DECODER_FOLDER, CLIP_FOLDER = "brain", "unclip", "clip"
+SAFETY_FOLDER = "safety"
 
 
 class BundleError(ValueError):
@@ -59,6 +60,8 @@ class BundleParts:
         Of the chance that an answer is right.
     unused : tuple of str
         Names inside ``decoder`` that are not copied.
+    safety : Path, optional
+        Folder of a Stable Diffusion safety checker, see ``generation.picture_safety``.
     """
 
     brain: Path
@@ -69,6 +72,7 @@ class BundleParts:
     example: SignalEpochs | None = None
     calibrations: Calibrations | None = None
     unused: tuple[str, ...] = ()
+    safety: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ class Bundle:
     @property
     def decoder_folder(self) -> Path:
         return self.folder / DECODER_FOLDER
+
+    @property
+    def safety_folder(self) -> Path | None:
+        """Folder of the checker of generated pictures, if there is one."""
+        return self.folder / SAFETY_FOLDER if f"{SAFETY_FOLDER}/config.json" in self.manifest.files else None
 
     @property
     def clip_folder(self) -> Path:
@@ -212,7 +221,12 @@ def write_bundle(
 
 
 def _copy_parts(parts: BundleParts, draft: Path) -> None:
-    folders = {BRAIN_FOLDER: parts.brain, DECODER_FOLDER: parts.decoder, CLIP_FOLDER: parts.clip}
+    folders = {
+        BRAIN_FOLDER: parts.brain,
+        DECODER_FOLDER: parts.decoder,
+        CLIP_FOLDER: parts.clip,
+        SAFETY_FOLDER: parts.safety,
+    }
     for name, source in folders.items():
         if source is not None:
             left_out = shutil.ignore_patterns(*parts.unused) if name == DECODER_FOLDER else None

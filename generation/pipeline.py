@@ -136,9 +136,9 @@ class ReconstructionPipeline:
         similarity = _similarity(self._brain, self._gallery, embedding)
         best, modalities = similarity.max(axis=1), embedding.report.modalities
         if isinstance(self._brain, CategoryModel):
-            confidence, probability = best, best.astype(np.float64)
+            confidence, probability, floor = best, best.astype(np.float64), 1.0 / self._brain.embed_dim
         else:
-            confidence = self._null.percentile(best, modalities)
+            confidence, floor = self._null.percentile(best, modalities), self._null.floor(modalities)
             probability = np.full(len(best), np.nan)
             if self._calibrations is not None:
                 probability = self._calibrations.chance_right(similarity, modalities, embedding.n_averaged)
@@ -146,6 +146,7 @@ class ReconstructionPipeline:
             image_embeds=embedding.image_embeds,
             confidence=confidence,
             probability=probability,
+            noise_floor=floor,
             neighbours=self._gallery.neighbours(similarity, top_k),
             report=embedding.report,
             stimulus=embedding.stimulus,

@@ -24,6 +24,9 @@ class EmbeddingResult:
     probability : ndarray, (n,), float64
         Calibrated chance that the first neighbour is what was shown, if the gallery holds it (or that the category is
         right); NaN where the bundle has no calibration for the row.
+    noise_floor : float
+        Similarity to the nearest picture that 95 of 100 recordings without a picture stay below; of a bundle that
+        decodes categories, the probability of a guess.
     neighbours : list of list of Neighbour
         Nearest gallery pictures of every epoch, best first.
     report : InputReport
@@ -35,6 +38,7 @@ class EmbeddingResult:
     image_embeds: np.ndarray
     confidence: np.ndarray
     probability: np.ndarray
+    noise_floor: float
     neighbours: list[list[Neighbour]]
     report: InputReport
     stimulus: tuple[str, ...]

@@ -13,7 +13,8 @@ from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, Pre
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
-from serving.rendering import encode_png, to_base64
+from serving.provenance import Marker, PictureFacts
+from serving.rendering import to_base64
 from serving.sandbox import Refused, Sandbox
 from serving.schema import (
     MAX_PICTURES,
@@ -26,6 +27,7 @@ from serving.schema import (
     GenerationResponse,
     Progress,
     Timings,
+    Verdict,
 )
 from serving.wording import category_in_words, confidence_in_words, notice_of
 
@@ -71,10 +73,11 @@ class Answers:
     Every refusal leaves as the exception that `serving.problems.refusal` builds.
     """
 
-    def __init__(self, backend: Backend, sandbox: Sandbox, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, sandbox: Sandbox, metrics: Metrics, marker: Marker | None = None) -> None:
         self._backend = backend
         self._sandbox = sandbox
         self._metrics = metrics
+        self._marker = marker or Marker()
 
     async def generation(
         self,
@@ -101,12 +104,14 @@ class Answers:
             pictures = await self._generate(embedded, order, clock, on_progress, on_preview)
             tell(Progress(stage="encode", step=0, n_steps=1))
             with clock.stage("encode"):
-                images = await asyncio.to_thread(_encode, pictures, bundle.id, order)
+                images = await asyncio.to_thread(_encode, pictures, bundle, order, self._marker)
+            verdicts = [_verdicts(pictures, index) for index in range(len(images))]
             self._metrics.pictures.inc(n_pictures)
             self._metrics.batch_size.observe(pictures.batch_size)
             batch_size = pictures.batch_size
         else:
             images = [tuple(one.thumbnail for one in near[: order.n_images]) for near in embedded.neighbours]
+            verdicts = [()] * len(images)
         return GenerationResponse(
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
@@ -116,8 +121,10 @@ class Answers:
             guidance_scale=order.guidance_scale,
             pictures=bundle.pictures,
             notice=notice_of(bundle.pictures),
+            noise_floor=embedded.noise_floor,
             epochs=tuple(
-                EpochPictures(**_facts(embedded, index, bundle), images=images[index]) for index in range(len(images))
+                EpochPictures(**_facts(embedded, index, bundle), images=images[index], safety=verdicts[index])
+                for index in range(len(images))
             ),
             report=embedded.report,
             timings=clock.timings(batch_size),
@@ -133,6 +140,7 @@ class Answers:
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
             preprocessing_hash=bundle.preprocessing_hash,
+            noise_floor=embedded.noise_floor,
             epochs=tuple(
                 EpochEmbedding(
                     **_facts(embedded, index, bundle), embedding=tuple(embedded.image_embeds[index].tolist())
@@ -262,25 +270,31 @@ def _facts(embedded: EmbeddedEpochs, index: int, bundle: BundleInfo) -> dict[str
     }
 
 
-def _encode(pictures: Pictures, bundle_id: str, order: PictureOrder) -> list[tuple[str, ...]]:
-    """Encode generated pictures, those of one epoch in a row."""
+def _encode(pictures: Pictures, bundle: BundleInfo, order: PictureOrder, marker: Marker) -> list[tuple[str, ...]]:
+    """Encode generated pictures with their marks, those of one epoch in a row."""
     return [
-        tuple(
-            to_base64(
-                encode_png(
-                    image,
-                    {
-                        "phosphene:bundle": bundle_id,
-                        "phosphene:seed": str(order.seed),
-                        "phosphene:epoch": str(index),
-                        "phosphene:image": str(number),
-                    },
-                )
-            )
-            for number, image in enumerate(images)
-        )
+        tuple(to_base64(marker.png(image, _made(bundle, order, index, number))) for number, image in enumerate(images))
         for index, images in enumerate(pictures.images)
     ]
+
+
+def _made(bundle: BundleInfo, order: PictureOrder, epoch: int, image: int) -> PictureFacts:
+    return PictureFacts(
+        bundle=bundle.id,
+        preprocessing=bundle.preprocessing_hash,
+        seed=order.seed,
+        epoch=epoch,
+        image=image,
+        num_inference_steps=order.num_inference_steps,
+        guidance_scale=order.guidance_scale,
+    )
+
+
+def _verdicts(pictures: Pictures, epoch: int) -> tuple[Verdict, ...]:
+    if pictures.flagged is None:
+        return ("not checked",) * pictures.images.shape[1]
+    flagged: list[bool] = pictures.flagged[epoch].tolist()
+    return tuple("refused" if bad else "passed" for bad in flagged)
 
 
 def _ignore(progress: Progress) -> None:

@@ -149,7 +149,12 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
     require_isolation(checked.parse)
-    checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), "jobs": checked.jobs.resolved()})
+    files = {
+        "access": checked.access.resolved(),
+        "pictures": checked.pictures.resolved(),
+        "jobs": checked.jobs.resolved(),
+    }
+    checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), **files})
     Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
     encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
     generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)

@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.data_commands import add_data_commands, evaluate_run
 from serving.format_list import add_formats_command
+from serving.user_commands import add_user_commands
 
 # The demo bundle and the simulated world it was trained in, as shipped beside the packages.
 _GENERATION = Path(__file__).resolve().parents[1] / "generation"
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "start the HTTP service and the web page")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serve.add_argument("--access", metavar="FILE", help="ask for keys: the file that `phosphene users` wrote")
+    serve.add_argument("--allow-open-network", action="store_true", help="UNSAFE: let other machines in without keys")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
 
     serve.add_argument(
@@ -113,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
     embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
 
-    for add_commands in (add_data_commands, add_formats_command):
+    for add_commands in (add_data_commands, add_formats_command, add_user_commands):
         add_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
 
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
@@ -161,6 +164,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.jobs is not None or "jobs" not in given:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         given["jobs"] = given.get("jobs", {}) | {"folder": str(arguments.jobs or state / "phosphene" / "jobs")}
+    access = {"file": arguments.access, "allow_open_network": arguments.allow_open_network}
+    given["access"] = given.get("access", {}) | {name: value for name, value in access.items() if value}
     settings = ServingSettings.model_validate(given)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -29,6 +29,8 @@ class GenerationOptions(TypedDict, total=False):
     subject: str
     onsets: Sequence[float]
     preview: bool
+    purpose: str
+    consent: bool
 
 
 class PhospheneClient:
@@ -46,13 +48,21 @@ class PhospheneClient:
         How often a request is sent again that was refused for the moment (429 and 503, after the seconds that the
         service names) or whose connection was lost; 0 sends everything once. `generate` and `embed` are not sent
         again after a lost connection, because the service may be working on them: use `submit` for that.
+    api_key : str
+        Key for a service that asks for one. It goes to `base_url` only: redirects are not followed.
     """
 
     def __init__(
-        self, base_url: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0, n_retries: int = 4
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = 180.0,
+        n_retries: int = 4,
+        api_key: str = "",
     ) -> None:
         self._n_retries = n_retries
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
 
     def __enter__(self) -> "PhospheneClient":
         return self
@@ -88,6 +98,8 @@ class PhospheneClient:
         subject: str = "",
         onsets: Sequence[float] = (),
         preview: bool = False,
+        purpose: str = "",
+        consent: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> GenerationResponse:
         """Decode one recording, or an EEG and a MEG recording of the same stimuli, to pictures.
@@ -110,6 +122,10 @@ class PhospheneClient:
             Where to cut a continuous file, in seconds.
         preview : bool
             Ask for sensor traces.
+        purpose : str
+            What the recording is decoded for, for instance "research"; some services require it.
+        consent : bool
+            That the recorded person agreed to this purpose; some services require it.
         on_progress : callable, optional
             Called with every step of the work.
 
@@ -132,6 +148,8 @@ class PhospheneClient:
                 "subject": subject,
                 "onsets": onsets,
                 "preview": preview,
+                "purpose": purpose,
+                "consent": consent,
             }
         )
         if on_progress is None:
@@ -146,9 +164,12 @@ class PhospheneClient:
         subject: str = "",
         onsets: Sequence[float] = (),
         preview: bool = False,
+        purpose: str = "",
+        consent: bool = False,
     ) -> EmbeddingResponse:
         """Decode recordings to CLIP image embeddings; the arguments are those of `generate`."""
         fields = _fields(average=average, subject=subject, onsets=onsets, preview=preview)
+        fields |= _use(purpose, consent)
         response = self._post("/v1/embeddings", fields, recordings)
         return EmbeddingResponse.model_validate_json(response.content)
 
@@ -301,11 +322,16 @@ def _generation_fields(options: GenerationOptions) -> dict[str, str]:
         onsets=options.get("onsets", ()),
         preview=options.get("preview", False),
     )
+    fields |= _use(options.get("purpose", ""), options.get("consent", False))
     fields |= {"images": str(options.get("images", 1)), "seed": str(options.get("seed", 0))}
     for name in ("num_inference_steps", "guidance_scale"):
         if options.get(name) is not None:
             fields[name] = str(options[name])
     return fields
+
+
+def _use(purpose: str, consent: bool) -> dict[str, str]:
+    return {"purpose": purpose, "consent": str(consent).lower()}
 
 
 def _parts(recordings: Sequence[Recording]) -> list[tuple[str, tuple[str, bytes]]]:

@@ -23,11 +23,12 @@ class Jobs:
     ) -> None:
         from serving.answers import Answers
         from serving.metrics import Metrics
+        from serving.provenance import Marker
         from serving.sandbox import Sandbox
 
         self._settings = settings
         self._sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
-        self._answers = Answers(RayBackend(encoder, generator), self._sandbox, Metrics())
+        self._answers = Answers(RayBackend(encoder, generator), self._sandbox, Metrics(), Marker(settings.pictures))
         self._task: asyncio.Task[None] | None = None
 
     async def check_health(self) -> None:

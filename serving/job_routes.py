@@ -4,9 +4,10 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated, get_args
 
-from fastapi import FastAPI, Form, Header, Response
+from fastapi import FastAPI, Form, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
+from serving.access import caller_of
 from serving.forms import GenerationForm, responses_with
 from serving.job_answers import events_of, full_status, status_of, stored, unknown_job
 from serving.job_desk import JobDesk
@@ -14,6 +15,7 @@ from serving.job_schema import ENDED, MAX_KEY, JobState, JobStatus
 from serving.job_table import Job
 from serving.metrics import Metrics
 from serving.problems import refusal
+from serving.purpose import check_use
 from serving.schema import GenerationFields
 from serving.settings import ServingSettings
 
@@ -56,12 +58,12 @@ class JobCounter:
         self._max_streams = 2 * settings.max_in_flight
         self._stream_s = settings.request_timeout_s
 
-    async def accept(self, form: GenerationForm, key: str | None, *, preferred: bool) -> Response:
-        """Store a job and answer 202 with its address."""
+    async def accept(self, request: Request, form: GenerationForm, key: str | None, *, preferred: bool) -> Response:
+        """Store a job of whoever sent the request and answer 202 with its address."""
         desk = self._open()
         contents = [await part.read() for part in form.file]
         fields = GenerationFields.model_validate(form.model_dump(exclude={"file"}))
-        done = await stored(desk.submit(fields, contents, key=key))
+        done = await stored(desk.submit(fields, contents, owner=caller_of(request).owner, key=key))
         self._metrics.jobs.labels(done.outcome).inc()
         if done.outcome == "full":
             sentence = "as many jobs wait as this service keeps; try again after the seconds in Retry-After"
@@ -76,28 +78,28 @@ class JobCounter:
             status_of(done.job).model_dump_json(), status_code=202, media_type="application/json", headers=headers
         )
 
-    async def tell(self, job_id: str) -> Response:
+    async def tell(self, request: Request, job_id: str) -> Response:
         """Answer with the state of a job and what it ended with."""
-        job = await self._find(job_id)
+        job = await self._find(request, job_id)
         headers = {"Cache-Control": "no-store"} | ({} if job.status in ENDED else {"Retry-After": "1"})
         return Response(await full_status(self._open(), job), media_type="application/json", headers=headers)
 
-    async def follow(self, job_id: str) -> Response:
+    async def follow(self, request: Request, job_id: str) -> Response:
         """Answer with a stream of events."""
-        job = await self._find(job_id)
+        job = await self._find(request, job_id)
         if self._n_streams >= self._max_streams:
             sentence = f"{self._n_streams} streams of events are open, the most this service keeps; poll the job"
             raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
         return StreamingResponse(
-            self._counted(events_of(self._open(), job, owner="", seconds=self._stream_s)),
+            self._counted(events_of(self._open(), job, owner=job.owner, seconds=self._stream_s)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def erase(self, job_id: str) -> Response:
+    async def erase(self, request: Request, job_id: str) -> Response:
         """Cancel a job and erase what is kept of it."""
         desk = self._open()
-        if not _ID.fullmatch(job_id) or not await stored(desk.erase(job_id)):
+        if not _ID.fullmatch(job_id) or not await stored(desk.erase(job_id, caller_of(request).owner)):
             raise unknown_job()
         return Response(status_code=204)
 
@@ -120,9 +122,10 @@ class JobCounter:
         finally:
             self._n_streams -= 1
 
-    async def _find(self, job_id: str) -> Job:
+    async def _find(self, request: Request, job_id: str) -> Job:
+        """Look up a job of the caller's; somebody else's is answered like one that does not exist."""
         desk = self._open()
-        job = await stored(desk.get(job_id)) if _ID.fullmatch(job_id) else None
+        job = await stored(desk.get(job_id, caller_of(request).owner)) if _ID.fullmatch(job_id) else None
         if job is None:
             raise unknown_job()
         return job
@@ -144,22 +147,25 @@ def add_jobs(app: FastAPI, counter: JobCounter) -> None:
         description="The job is durable when 202 is answered; Location is its address.",
     )
     async def submit(
-        form: Annotated[GenerationForm, Form(media_type="multipart/form-data")], idempotency_key: IdempotencyKey = None
+        request: Request,
+        form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        return await counter.accept(form, idempotency_key, preferred=False)
+        check_use(request, form)
+        return await counter.accept(request, form, idempotency_key, preferred=False)
 
     @app.get("/v1/jobs/{job_id}", response_model=JobStatus)
-    async def status(job_id: str) -> Response:
-        return await counter.tell(job_id)
+    async def status(request: Request, job_id: str) -> Response:
+        return await counter.tell(request, job_id)
 
     @app.get(
         "/v1/jobs/{job_id}/events",
         description="A stream of `status`, `progress` and `preview` events and one `result` or `problem` event. It "
         "may end before the job does; ask again then.",
     )
-    async def events(job_id: str) -> Response:
-        return await counter.follow(job_id)
+    async def events(request: Request, job_id: str) -> Response:
+        return await counter.follow(request, job_id)
 
     @app.delete("/v1/jobs/{job_id}", status_code=204, description="Cancels the job and erases all that is kept of it.")
-    async def erase(job_id: str) -> Response:
-        return await counter.erase(job_id)
+    async def erase(request: Request, job_id: str) -> Response:
+        return await counter.erase(request, job_id)

@@ -19,6 +19,16 @@ PROBLEM_TYPE = "application/problem+json"
 
 CODES: dict[str, tuple[int, str]] = {
     "bad_field": (422, "A form field was refused"),
+    "no_key": (401, "A key is needed"),
+    "unknown_key": (401, "The key is not known"),
+    "not_allowed": (403, "The key does not allow this"),
+    "not_local": (403, "Only this machine is let in without keys"),
+    "over_quota": (429, "The quota is used up"),
+    "access_broken": (503, "Nobody can be let in at the moment"),
+    "audit_failed": (503, "The request could not be put on record"),
+    "purpose_missing": (422, "A purpose must be named"),
+    "purpose_refused": (422, "The service is not for this purpose"),
+    "consent_missing": (422, "The recorded person's consent must be stated"),
     "bad_body": (400, "The body is not multipart form data"),
     "no_file": (422, "No recording was sent"),
     "too_many_files": (422, "Too many recordings were sent"),
@@ -49,16 +59,21 @@ _BY_STATUS = {400: "bad_body", 404: "not_found", 405: "method_not_allowed", 413:
 
 
 def refusal(
-    code: str, detail: str, *, retry_after_s: int | None = None, errors: tuple[FieldError, ...] = ()
+    code: str,
+    detail: str,
+    *,
+    retry_after_s: int | None = None,
+    errors: tuple[FieldError, ...] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> HTTPException:
     """Build the exception that answers with `code`; the status and title follow from the code."""
     status, title = CODES[code]
     problem = Problem(
         type=f"urn:phosphene:problem:{code}", title=title, status=status, detail=detail, code=code, errors=errors
     )
-    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    more = dict(headers or {}) | ({} if retry_after_s is None else {"Retry-After": str(retry_after_s)})
     # starlette types detail as str; the handlers below unpack the model
-    return HTTPException(status, detail=problem, headers=headers)  # type: ignore[arg-type]
+    return HTTPException(status, detail=problem, headers=more)  # type: ignore[arg-type]
 
 
 def problem_of(error: HTTPException) -> Problem:

@@ -7,16 +7,21 @@ or the recording is written into a picture.
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin
 
+XMP_KEY = "XML:com.adobe.xmp"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
+    'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:phosphene="urn:phosphene:picture:1#" '
+    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}" xmp:CreatorTool="phosphene"%s/></rdf:RDF></x:xmpmeta>'
+    '<?xpacket end="r"?>'
 )
 _DESCRIPTION = "Generated estimate decoded from a brain recording. Not a photograph."
 
@@ -28,7 +33,7 @@ def encode_png(image: NDArray[np.uint8], marks: Mapping[str, str] | None = None)
     ----------
     image : ndarray, (h, w, 3), uint8
     marks : mapping of str to str, optional
-        Further text entries, for instance the bundle and the seed.
+        Further entries named ``phosphene:...``, for instance the bundle and the seed, as text and inside the XMP.
 
     Returns
     -------
@@ -36,7 +41,7 @@ def encode_png(image: NDArray[np.uint8], marks: Mapping[str, str] | None = None)
     """
     text = PngImagePlugin.PngInfo()
     if marks is not None:
-        text.add_itxt("XML:com.adobe.xmp", _XMP)
+        text.add_itxt(XMP_KEY, _XMP % "".join(f" {name}={quoteattr(value)}" for name, value in marks.items()))
         text.add_text("Software", "phosphene")
         text.add_text("Description", _DESCRIPTION)
         for name, value in marks.items():

@@ -17,12 +17,15 @@ from starlette.types import ASGIApp
 
 from serving.answers import Answers
 from serving.backend import Backend
+from serving.door import Door
 from serving.forms import EmbeddingForm, GenerationForm, responses_with
 from serving.gate import Gate
 from serving.job_desk import JobDesk
 from serving.job_routes import IdempotencyKey, JobCounter, add_jobs
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.problems import add_handlers, problem_of, refusal
+from serving.provenance import Marker
+from serving.purpose import check_use
 from serving.sandbox import Sandbox
 from serving.schema import (
     EXAMPLE_EMBEDDING,
@@ -84,13 +87,16 @@ def create_app(
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
     )
+    app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
     counter = JobCounter(desk, metrics, settings)
-    _add_work(app, Answers(backend, sandbox, metrics), counter, metrics, settings.request_timeout_s)
+    answers = Answers(backend, sandbox, metrics, Marker(settings.pictures))
+    _add_work(app, answers, counter, metrics, settings.request_timeout_s)
     add_jobs(app, counter)
     _add_state(app, backend, counter, metrics)
     _add_page(app, example)
-    return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    return Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
 
 
 def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metrics, timeout_s: float) -> None:
@@ -108,8 +114,9 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
         prefer: Annotated[str, Header()] = "",
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
+        check_use(request, form)
         if "respond-async" in [preference.strip().lower() for preference in prefer.split(",")]:
-            return await counter.accept(form, idempotency_key, preferred=True)
+            return await counter.accept(request, form, idempotency_key, preferred=True)
         contents = [await part.read() for part in form.file]
         if "text/event-stream" in request.headers.get("accept", ""):
             return StreamingResponse(
@@ -124,6 +131,7 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
     async def embeddings(
         request: Request, form: Annotated[EmbeddingForm, Form(media_type="multipart/form-data")]
     ) -> Response:
+        check_use(request, form)
         contents = [await part.read() for part in form.file]
         answer = await _finish(request, answers.embedding(form, contents), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -216,6 +224,7 @@ async def _events(
         while (progress := await queue.get()) is not None:
             yield f"event: progress\ndata: {progress.model_dump_json()}\n\n"
         answer = await task
+        request.state.record["outcome"] = answer.code if isinstance(answer, Problem) else "result"
         if isinstance(answer, Problem):
             metrics.count_refusal(answer.code)
         name = "problem" if isinstance(answer, Problem) else "result"

@@ -19,6 +19,9 @@ MAX_ONSETS = 512
 MAX_SEED = 2**31 - 1
 
 
+Verdict = Literal["passed", "refused", "not checked"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +38,8 @@ class EmbeddingFields(_Frozen):
         examples=["0.5,2.0,3.5"],
     )
     preview: bool = Field(False, description="add sensor traces and 2-D sensor positions to the answer")
+    purpose: str = Field("", max_length=40, description="what the recording is decoded for; some services require it")
+    consent: bool = Field(False, description="the recorded person agreed to this purpose; some services require it")
 
     @field_validator("onsets")
     @classmethod
@@ -99,6 +104,9 @@ class EpochPictures(_Frozen):
     probability: float | None = Field(None, ge=0.0, le=1.0, description=_PROBABILITY)
     neighbours: tuple[Neighbour, ...]
     images: tuple[str, ...] = Field(description="base64 PNG; the metadata says whether generated or retrieved")
+    safety: tuple[Verdict, ...] = Field(
+        (), description="per generated picture; a refused one is replaced by a grey one"
+    )
 
 
 class EpochEmbedding(_Frozen):
@@ -114,6 +122,14 @@ class EpochEmbedding(_Frozen):
     embedding: tuple[float, ...] = Field(description="CLIP image embedding at its natural length")
 
 
+class SignalFlag(_Frozen):
+    """Something about a recording that makes its answers doubtful; `code` is stable and meant for programs."""
+
+    code: str
+    epochs: tuple[int, ...]
+    detail: str
+
+
 class InputReport(_Frozen):
     """What was done to the recording so that it fits the bundle."""
 
@@ -122,6 +138,7 @@ class InputReport(_Frozen):
     interpolated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    flags: tuple[SignalFlag, ...] = Field((), description="gross faults of the signal: do not rely on these epochs")
 
 
 class SignalPreview(_Frozen):
@@ -147,6 +164,9 @@ class Timings(_Frozen):
     batch_size: int = Field(0, description="largest batch that held one of these pictures")
 
 
+_FLOOR = "similarity to the nearest gallery picture that 95 of 100 recordings without signal stay below"
+
+
 class GenerationResponse(_Frozen):
     """The answer of `POST /v1/generations`."""
 
@@ -158,6 +178,7 @@ class GenerationResponse(_Frozen):
     guidance_scale: float
     pictures: PictureKind = "generated"
     notice: str = notice_of("generated")
+    noise_floor: float = Field(description=_FLOOR)
     epochs: tuple[EpochPictures, ...]
     report: InputReport
     timings: Timings
@@ -170,6 +191,7 @@ class EmbeddingResponse(_Frozen):
     id: str
     bundle_id: str
     preprocessing_hash: str
+    noise_floor: float = Field(description=_FLOOR)
     epochs: tuple[EpochEmbedding, ...]
     report: InputReport
     timings: Timings
@@ -260,6 +282,7 @@ _EXAMPLE_HEAD: dict[str, object] = {
     "id": "0f6e0c4b7d6b4c0e9f9f5b6f3f1f2a3b",
     "bundle_id": "demo-1",
     "preprocessing_hash": "9f2c1e7a",
+    "noise_floor": 0.42,
     "report": {"modalities": ["eeg"], "interpolated": ["FT9"], "dropped": ["EOG1"], "warnings": []},
 }
 _EXAMPLE_TIMINGS: dict[str, object] = {"read_ms": 31.0, "embed_ms": 9.0, "total_ms": 48.0}

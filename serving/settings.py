@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.access_settings import AccessSettings, PictureSettings
 from serving.schema import MAX_EPOCHS, MAX_UPLOAD_MB
 
 
@@ -99,6 +100,8 @@ class ServingSettings(BaseModel):
     generator: ReplicaSettings = ReplicaSettings()
     parse: ParseLimits = ParseLimits()
     jobs: JobSettings = JobSettings()
+    access: AccessSettings = AccessSettings()
+    pictures: PictureSettings = PictureSettings()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
     fixed_batches: bool = Field(
         False, description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates"
@@ -108,3 +111,8 @@ class ServingSettings(BaseModel):
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
     max_epochs: int = Field(MAX_EPOCHS, ge=1, le=MAX_EPOCHS)
     request_timeout_s: float = Field(120.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _asks_for_keys(self) -> "ServingSettings":
+        self.access.check_host(self.host)
+        return self

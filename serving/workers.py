@@ -18,13 +18,16 @@ from generation.bundle import Bundle
 from generation.gallery import Gallery
 from generation.gallery import Neighbour as GalleryNeighbour
 from generation.image_decoder import RetrievalConfig
+from generation.picture_safety import PictureSafety
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
 from generation.sampling import PreviewRequest
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.batching import Batcher
 from serving.rendering import encode_gallery_png, encode_png, to_base64
-from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
+from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour, SignalFlag
 from serving.settings import ServingSettings
+
+_GREY = 128
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class PictureItem:
     image_embeds: NDArray[np.float32] = field(repr=False)
     seed: int
     on_preview: PreviewCallback | None = None
+
+
+@dataclass(frozen=True)
+class MadePicture:
+    """A picture (h, w, 3) uint8, and whether the safety check replaced it; None if there was none."""
+
+    image: NDArray[np.uint8] = field(repr=False)
+    flagged: bool | None
 
 
 def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
@@ -106,7 +117,11 @@ class EncoderWorker:
                 interpolated=result.report.interpolated,
                 dropped=result.report.dropped,
                 warnings=result.report.warnings,
+                flags=tuple(
+                    SignalFlag(code=one.code, epochs=one.epochs, detail=one.detail) for one in result.report.flags
+                ),
             ),
+            noise_floor=result.noise_floor,
             stimulus=result.stimulus,
             n_averaged=result.n_averaged,
             probability=np.asarray(result.probability, dtype=np.float64),
@@ -119,9 +134,10 @@ class GeneratorWorker:
     def __init__(self, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going) -> None:
         self._pipeline = ReconstructionPipeline(settings.bundle, decoder_only=True)
         self._on_device_fault = on_device_fault
+        self._safety = _safety(settings, self._pipeline.bundle)
         # kernels are chosen by shape: in batches of one shape no picture depends on its mates, not by one grey level
         self._fill_to = settings.max_batch_size if settings.fixed_batches else 0
-        self._batcher: Batcher[PictureItem, NDArray[np.uint8]] = Batcher(
+        self._batcher: Batcher[PictureItem, MadePicture] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
             max_wait_s=settings.batch_wait_ms / 1000.0,
@@ -132,7 +148,7 @@ class GeneratorWorker:
         # one step of a batch of each end, so that memory and kernels are ready before the first request
         probe = np.ones((settings.max_batch_size, self._pipeline.bundle.manifest.embed_dim), dtype=np.float32)
         for n in sorted({1, settings.max_batch_size}):
-            self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1)
+            self._checked(self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1))
 
     async def generate(
         self,
@@ -157,17 +173,21 @@ class GeneratorWorker:
         results = await self._batcher.submit(
             items, key=(order.num_inference_steps, order.guidance_scale), on_step=on_step
         )
-        images = np.stack([result.value for result in results])
+        images = np.stack([result.value.image for result in results])
+        shape = (len(image_embeds), order.n_images)
         return Pictures(
-            images=images.reshape(len(image_embeds), order.n_images, *images.shape[1:]),
+            images=images.reshape(*shape, *images.shape[1:]),
             batch_size=max(result.batch_size for result in results),
+            flagged=None
+            if self._safety is None
+            else np.array([bool(result.value.flagged) for result in results]).reshape(shape),
         )
 
     async def aclose(self) -> None:
         """Stop batching."""
         await self._batcher.aclose()
 
-    def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[NDArray[np.uint8]]:
+    def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[MadePicture]:
         assert isinstance(key, tuple)
         num_inference_steps, guidance_scale = key
         n_missing = self._fill_to - len(items)
@@ -175,7 +195,8 @@ class GeneratorWorker:
         shown = {row: item.on_preview for row, item in enumerate(items) if item.on_preview is not None}
 
         def show(row: int, step: int, image: NDArray[np.uint8]) -> None:
-            shown[row](Preview(step, encode_png(image, {"phosphene:preview": str(step)})))
+            checked = self._checked(image[None])[0].image
+            shown[row](Preview(step, encode_png(checked, {"phosphene:preview": str(step)})))
 
         with _watched(self._on_device_fault):
             images = self._pipeline.decode(
@@ -186,7 +207,28 @@ class GeneratorWorker:
                 on_step=on_step,
                 previews=PreviewRequest(tuple(shown), show) if shown else None,
             )
-        return list(images[: len(items)])
+        return self._checked(images[: len(items)])
+
+    def _checked(self, images: NDArray[np.uint8]) -> list[MadePicture]:
+        """Replace pictures that should not be shown, where there is something to check them with."""
+        if self._safety is None:
+            return [MadePicture(image, None) for image in images]
+        return [
+            MadePicture(np.full_like(image, _GREY) if bad else image, bool(bad))
+            for image, bad in zip(images, self._safety.flagged(images), strict=True)
+        ]
+
+
+def _safety(settings: ServingSettings, bundle: Bundle) -> PictureSafety | None:
+    """Load the checker of the settings, else of the bundle; None if there is none, or none is wanted."""
+    wanted, folder = settings.pictures.safety, settings.pictures.safety_folder or bundle.safety_folder
+    if wanted == "off" or folder is None:
+        if wanted == "required":
+            raise ValueError(
+                "pictures.safety is 'required', and neither pictures.safety_folder nor the bundle has a checker"
+            )
+        return None
+    return PictureSafety(folder)
 
 
 class LocalBackend:

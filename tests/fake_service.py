@@ -75,6 +75,7 @@ class FakeBackend:
             report=InputReport(modalities=("eeg",), dropped=tuple(sorted(set(epochs.ch_names) - set(CH_NAMES)))),
             stimulus=epochs.stimulus,
             n_averaged=epochs.n_averaged,
+            noise_floor=0.4,
         )
 
     async def generate(

@@ -1,0 +1,177 @@
+"""Encryption at rest: one data key per person, itself encrypted with the operator's master key.
+
+What is stored for a person can be made unreadable at once, backups included, by destroying that person's key: a file
+of 60 bytes. Everything is AES-256-GCM of the library cryptography. Every blob is bound to a context, such as the job
+and the kind of blob, so that one cannot be put in another's place. Files of keys are named by a keyed hash, so their
+names tell nobody who they are about. Whoever overwrites a file on a copy-on-write or flash disk does not know that the
+old block is gone: what is left there is encrypted with the master key, which must lie elsewhere.
+
+For stored jobs: ``cipher = vault.cipher(person)`` once, ``cipher.encrypt(content, context=f"{job_id}/upload")`` before
+writing and ``cipher.decrypt`` after reading, ``vault.destroy(person)`` to delete. A person is whatever the operator
+deletes as one: the owner of a request (`serving.access.Caller.owner`), or an owner and a subject.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_MAGIC = b"phe1"
+_NONCE_BYTES, _KEY_BYTES, _TAG_BYTES = 12, 32, 16
+_WRAPPED_BYTES = _NONCE_BYTES + _KEY_BYTES + _TAG_BYTES
+
+
+class KeyDestroyed(LookupError):
+    """The key of a person does not exist (any more): what was encrypted with it cannot be read by anybody."""
+
+
+@dataclass(frozen=True)
+class PersonCipher:
+    """Encrypts and decrypts blobs of one person; get one from `Vault.cipher`."""
+
+    key: bytes = field(repr=False)
+
+    def encrypt(self, content: bytes, *, context: str) -> bytes:
+        """Encrypt a blob; it is 32 bytes longer."""
+        # random nonces are safe for 2**32 blobs per key, and a person's key sees thousands
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _MAGIC + nonce + AESGCM(self.key).encrypt(nonce, content, _MAGIC + context.encode())
+
+    def decrypt(self, blob: bytes, *, context: str) -> bytes:
+        """Decrypt a blob.
+
+        Raises
+        ------
+        ValueError
+            If it was changed, is somebody else's, or stood in another context.
+        """
+        nonce, sealed = blob[len(_MAGIC) :][:_NONCE_BYTES], blob[len(_MAGIC) + _NONCE_BYTES :]
+        try:
+            if not blob.startswith(_MAGIC) or len(sealed) < _TAG_BYTES:
+                raise InvalidTag
+            return AESGCM(self.key).decrypt(nonce, sealed, _MAGIC + context.encode())
+        except InvalidTag:
+            raise ValueError(
+                f"a stored blob ({len(blob)} bytes) is not what was encrypted here, expected one of this person and "
+                "place; it was changed, moved, or belongs to another key"
+            ) from None
+
+
+class Vault:
+    """Keep the keys of people.
+
+    Parameters
+    ----------
+    master_key_file : path
+        32 bytes as 64 hex digits, readable by its owner only; keep it off the disk that holds the data.
+    folder : path
+        Where the keys of people lie; on a cluster a folder that all nodes see.
+
+    Raises
+    ------
+    ValueError
+        If the master key is none, or others may read it.
+    """
+
+    def __init__(self, master_key_file: str | Path, folder: str | Path) -> None:
+        self._master = _read_master_key(Path(master_key_file))
+        self._folder = Path(folder)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def cipher(self, person: str, *, create: bool = True) -> PersonCipher:
+        """Return the cipher of a person, whose key is made on first use.
+
+        Raises
+        ------
+        KeyDestroyed
+            If there is no key and `create` is false: say so when reading.
+        ValueError
+            If the key is damaged, or was encrypted with another master key.
+        """
+        path = self._path(person)
+        try:
+            wrapped = path.read_bytes()
+        except FileNotFoundError:
+            if not create:
+                raise KeyDestroyed("the key of this person was destroyed, or never made") from None
+            wrapped = self._make(path)
+        try:
+            key = AESGCM(self._master).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], path.name.encode())
+        except (InvalidTag, ValueError):
+            raise ValueError(
+                f"{path} is damaged or belongs to another master key, expected {_WRAPPED_BYTES} bytes of this one; "
+                "give the master key that the folder was made with"
+            ) from None
+        return PersonCipher(key)
+
+    def destroy(self, person: str) -> bool:
+        """Destroy a person's key, on the disk when this returns; return whether there was one."""
+        path = self._path(person)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, secrets.token_bytes(_WRAPPED_BYTES), 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            path.unlink()
+            self._sync_folder()
+            return True
+        return False
+
+    def _path(self, person: str) -> Path:
+        name = hmac.new(self._master, b"name\0" + person.encode(), hashlib.sha256).hexdigest()
+        return self._folder / f"{name}.key"
+
+    def _make(self, path: Path) -> bytes:
+        """Make a key; of several processes that do so at once one wins, and all use its key."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        wrapped = nonce + AESGCM(self._master).encrypt(nonce, secrets.token_bytes(_KEY_BYTES), path.name.encode())
+        descriptor, draft = tempfile.mkstemp(prefix=".draft-", dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(wrapped)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            os.unlink(draft)
+        self._sync_folder()
+        return path.read_bytes()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def new_master_key(path: str | Path) -> None:
+    """Write a new master key for its owner's eyes only; a file that exists is left alone and raises."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_master_key(path: Path) -> bytes:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ValueError(f"the master key {path} can be read by others, expected mode 600; run chmod 600 and renew it")
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise ValueError(f"{path} is no master key, expected {2 * _KEY_BYTES} hex digits; make one with new_master_key")
+    return key

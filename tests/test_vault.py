@@ -1,0 +1,90 @@
+"""Encryption at rest: nothing readable on disk, blobs bound to person and place, and gone with the key."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from serving.vault import KeyDestroyed, PersonCipher, Vault, new_master_key
+
+CANARY = b"canary of a signal" * 50
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    new_master_key(tmp_path / "master.key")
+    return Vault(tmp_path / "master.key", tmp_path / "keys")
+
+
+def test_what_is_encrypted_comes_back_and_only_there(vault: Vault, tmp_path: Path) -> None:
+    blob = vault.cipher("lab/anna").encrypt(CANARY, context="job-1/upload")
+    assert b"canary" not in blob and len(blob) == len(CANARY) + 32
+    again = Vault(tmp_path / "master.key", tmp_path / "keys")
+    assert again.cipher("lab/anna", create=False).decrypt(blob, context="job-1/upload") == CANARY
+    assert vault.cipher("lab/anna").encrypt(CANARY, context="job-1/upload") != blob
+    for person, context in (("lab/anna", "job-2/upload"), ("lab/ben", "job-1/upload")):
+        with pytest.raises(ValueError, match="is not what was encrypted here"):
+            vault.cipher(person).decrypt(blob, context=context)
+    assert vault.cipher("").decrypt(vault.cipher("").encrypt(b"", context=""), context="") == b""
+
+
+def test_every_changed_byte_is_noticed(vault: Vault) -> None:
+    cipher = vault.cipher("lab/anna")
+    blob = cipher.encrypt(b"sixteen bytes ok", context="c")
+    for changed in [blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :] for at in range(len(blob))] + [
+        blob[:at] for at in range(len(blob))
+    ]:
+        with pytest.raises(ValueError):
+            cipher.decrypt(changed, context="c")
+
+
+def test_with_the_key_destroyed_nothing_can_be_read(vault: Vault, tmp_path: Path) -> None:
+    blob = vault.cipher("lab/anna").encrypt(CANARY, context="c")
+    (stored,) = (tmp_path / "keys").iterdir()
+    inode = os.open(stored, os.O_RDONLY)
+    before = os.pread(inode, 100, 0)
+    assert vault.destroy("lab/anna") and not vault.destroy("lab/anna")
+    assert list((tmp_path / "keys").iterdir()) == []
+    assert os.pread(inode, 100, 0) != before, "the key was unlinked but not overwritten"
+    os.close(inode)
+    with pytest.raises(KeyDestroyed):
+        vault.cipher("lab/anna", create=False)
+    with pytest.raises(ValueError):
+        vault.cipher("lab/anna").decrypt(blob, context="c")
+
+
+def test_keys_of_people_are_encrypted_and_their_files_name_nobody(vault: Vault, tmp_path: Path) -> None:
+    cipher = vault.cipher("canary/subject")
+    (stored,) = (tmp_path / "keys").iterdir()
+    assert "canary" not in stored.name and cipher.key not in stored.read_bytes()
+    assert cipher.key.hex() not in repr(cipher) and str(cipher.key) not in repr(cipher)
+    new_master_key(tmp_path / "other.key")
+    other = Vault(tmp_path / "other.key", tmp_path / "keys")
+    assert other.cipher("canary/subject") != cipher
+    stored.write_bytes(stored.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        vault.cipher("canary/subject")
+
+
+def test_a_master_key_that_others_can_read_is_refused(vault: Vault, tmp_path: Path) -> None:
+    (tmp_path / "master.key").chmod(0o640)
+    with pytest.raises(ValueError, match="mode 600"):
+        Vault(tmp_path / "master.key", tmp_path / "keys")
+    (tmp_path / "short.key").write_text("abc")
+    (tmp_path / "short.key").chmod(0o600)
+    with pytest.raises(ValueError, match="no master key"):
+        Vault(tmp_path / "short.key", tmp_path / "keys")
+    with pytest.raises(FileExistsError):
+        new_master_key(tmp_path / "master.key")
+
+
+def _key_of(folder: str) -> bytes:
+    cipher: PersonCipher = Vault(f"{folder}/master.key", f"{folder}/keys").cipher("lab/anna")
+    return cipher.key
+
+
+def test_processes_that_start_at_once_get_one_key(vault: Vault, tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        keys = pool.map(_key_of, [str(tmp_path)] * 16)
+    assert len(set(keys)) == 1
