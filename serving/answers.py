@@ -243,10 +243,11 @@ def _facts(bundle: BundleInfo, order: PictureOrder, epoch: int, image: int) -> P
 
 
 def _verdicts(pictures: Pictures, epoch: int) -> tuple[Verdict, ...]:
+    unchecked: tuple[Verdict, ...] = ("not checked",)
     if pictures.flagged is None:
-        return ("not checked",) * pictures.images.shape[1]
-    verdicts: tuple[Verdict, ...] = tuple("refused" if bad else "passed" for bad in pictures.flagged[epoch])
-    return verdicts
+        return unchecked * int(pictures.images.shape[1])
+    verdicts: list[Verdict] = ["refused" if bad else "passed" for bad in pictures.flagged[epoch]]
+    return tuple(verdicts)
 
 
 def _ignore(progress: Progress) -> None:
