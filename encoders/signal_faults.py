@@ -207,8 +207,8 @@ def _spectrum(data: Float, sfreq: float) -> tuple[NDArray[np.float64], NDArray[n
     """Return frequencies in Hz and power (n_epochs, n_channels, n_frequencies) without the mean, Hann window."""
     window = np.hanning(data.shape[2] + 2)[1:-1]
     centred = data - data.mean(axis=2, keepdims=True, dtype=np.float64)
-    power: NDArray[np.float64] = np.abs(np.fft.rfft(centred * window, axis=2)) ** 2
-    frequencies: NDArray[np.float64] = np.fft.rfftfreq(data.shape[2], 1.0 / sfreq)
+    power = np.asarray(np.abs(np.fft.rfft(centred * window, axis=2)) ** 2, dtype=np.float64)
+    frequencies = np.asarray(np.fft.rfftfreq(data.shape[2], 1.0 / sfreq), dtype=np.float64)
     return frequencies, power
 
 

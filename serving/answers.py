@@ -291,10 +291,11 @@ def _made(bundle: BundleInfo, order: PictureOrder, epoch: int, image: int) -> Pi
 
 
 def _verdicts(pictures: Pictures, epoch: int) -> tuple[Verdict, ...]:
+    unchecked: tuple[Verdict, ...] = ("not checked",)
     if pictures.flagged is None:
-        return ("not checked",) * pictures.images.shape[1]
-    flagged: list[bool] = pictures.flagged[epoch].tolist()
-    return tuple("refused" if bad else "passed" for bad in flagged)
+        return unchecked * int(pictures.images.shape[1])
+    verdicts: list[Verdict] = ["refused" if bad else "passed" for bad in pictures.flagged[epoch]]
+    return tuple(verdicts)
 
 
 def _ignore(progress: Progress) -> None:
