@@ -45,9 +45,10 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality from the same seeds with the "
         "same budget. Held: "
         f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
-        f"{100 * MIN_GAIN:.0f} points above the better one alone. In a fusion of "
-        "separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may differ "
-        "is the step whose weights validation picks, here by the mean of all answers.",
+        f"{100 * MIN_GAIN:.0f} points above the better one alone. In a fusion "
+        "of separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may "
+        "differ is the step whose weights validation picks, here by the mean of all answers. An early fusion said to be "
+        "wider is compared with the encoder of the usual width.",
         "",
         *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
