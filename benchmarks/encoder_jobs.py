@@ -68,7 +68,7 @@ GATE = 0.15
 WHY_BELOW = {
     "shallow_conv_net": "it squares and averages before anything else, so it sees power, and these responses are "
     "phase-locked: their power hardly depends on the picture. It is meant for oscillations",
-    "early ts_conv": "26 steps fit into 200 s on one CPU thread with all channels in one network",
+    "early ts_conv": "some 200 steps fit into 1,500 s on one CPU thread with all channels in one network",
     "brain_module with patience": "1,050 steps of 64 did not teach ten deep convolutions anything here either",
     "brain_module": "27 steps fit into 200 s on one CPU thread; see the row with patience",
     "brain_module_image": "57 steps fit into 200 s on one CPU thread; see the row with patience",

@@ -19,10 +19,10 @@ N_BOOTSTRAP = 2000
 def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") -> None:
     """Write the section from whatever jobs are finished; the fusions of ``expected`` that are not are named below."""
     jobs = [job for job in expected if (work / job.key / "result.json").exists()]
-    alone = {(job.modalities, job.encoder): [] for job in jobs if job.group == "encoder"}
+    alone: dict[tuple[tuple[str, ...], str], list[Job]] = {}
     for job in jobs:
         if job.group == "encoder":
-            alone[job.modalities, job.encoder].append(job)
+            alone.setdefault((job.modalities, job.encoder), []).append(job)
     fused: dict[str, list[Job]] = {}
     for job in jobs:
         if job.modalities == BOTH and job.group == "fusion":
@@ -45,7 +45,11 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality from the same seeds with the "
         "same budget. Held: "
         f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
-        f"{100 * MIN_GAIN:.0f} points above the better one alone.",
+        f"{100 * MIN_GAIN:.0f} points above the better one alone. In a fusion "
+        "of separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may "
+        "differ is the step whose weights validation picks, here by the mean of all answers. An early fusion said to "
+        "be wider is compared with the encoder of the usual width; at the usual width it has no room for both, missed "
+        "the rule in an earlier version of this table, and was not trained again.",
         "",
         *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
