@@ -27,6 +27,7 @@ from serving.schema import (
     Timings,
     confidence_in_words,
 )
+from serving.traces import span
 
 ProgressCallback = Callable[[Progress], None]
 Value = TypeVar("Value")
@@ -46,7 +47,9 @@ class _Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        # a refused or cancelled stage leaves the queue too, and has no latency
+        with self._metrics.stage_requests.labels(name).track_inprogress(), span(name):
+            yield
         seconds = time.perf_counter() - started
         self.ms[name] = round(1000.0 * seconds, 2)
         self._metrics.stage_seconds.labels(name).observe(seconds)
@@ -101,7 +104,7 @@ class Answers:
         def on_step(step: int, n_steps: int) -> None:
             tell(Progress(stage="generate", step=step, n_steps=n_steps))
 
-        with clock.stage("generate"):
+        with clock.stage("generate"), self._queued(n_pictures):
             callback = None if on_progress is None else on_step
             pictures = await self._compute(self._backend.generate(embedded.image_embeds, order, callback))
         tell(Progress(stage="encode", step=0, n_steps=1))
@@ -175,7 +178,17 @@ class Answers:
             embedded = await self._compute(
                 self._backend.embed(recordings, subject=fields.subject, average=fields.average)
             )
+        for confidence in embedded.confidence:
+            self._metrics.confidence.observe(float(confidence))
         return recordings, embedded
+
+    @contextmanager
+    def _queued(self, n_pictures: int) -> Iterator[None]:
+        self._metrics.queued_pictures.inc(n_pictures)
+        try:
+            yield
+        finally:
+            self._metrics.queued_pictures.dec(n_pictures)
 
     async def _compute(self, work: Awaitable[Value]) -> Value:
         """Await the backend and turn what it raises into refusals."""

@@ -35,6 +35,7 @@ from serving.schema import (
     Progress,
 )
 from serving.settings import ServingSettings
+from serving.traces import TracedApp
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -87,12 +88,14 @@ def create_app(settings: ServingSettings, backend: Backend, sandbox: Sandbox, ex
         lifespan=lifespan,
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
+        telemetry={"tracing": False},  # its spans start a trace of their own and hold the raw path
     )
     add_handlers(app, metrics.count_refusal)
     _add_work(app, Answers(backend, sandbox, metrics), metrics, settings.request_timeout_s)
     _add_state(app, backend, metrics)
     _add_page(app, example)
-    return Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    return TracedApp(gate)
 
 
 def _add_work(app: FastAPI, answers: Answers, metrics: Metrics, timeout_s: float) -> None:
