@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo soak-train soak-serve test test-all test-faults fuzz lint types bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train soak-serve test test-all test-faults fuzz lint types audit bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -49,6 +49,12 @@ lint: $(STAMP)  ## ruff
 
 types: $(STAMP)  ## mypy --strict over the four packages
 	$(BIN)/mypy
+
+# --strict: a package that the advisory service does not know is an error, not a package without findings.
+audit:  ## known vulnerabilities of the versions in constraints.txt; asks an advisory service
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit \
+	&& .venv/audit/bin/python -m pip install -qq --disable-pip-version-check pip-audit==2.10.1; }
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 bench: $(STAMP)  ## measure speed: service, encoders, wavelets, stream
 	@set -e; for script in serve_overhead encoder_speed wavelet_speed streaming_latency; do \

@@ -29,6 +29,7 @@ from serving.schema import (
     Timings,
     Verdict,
 )
+from serving.traces import span
 from serving.wording import category_in_words, confidence_in_words, notice_of
 
 ProgressCallback = Callable[[Progress], None]
@@ -49,7 +50,9 @@ class _Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        # a refused or cancelled stage leaves the queue too, and has no latency
+        with self._metrics.stage_requests.labels(name).track_inprogress(), span(name):
+            yield
         seconds = time.perf_counter() - started
         self.ms[name] = round(1000.0 * seconds, 2)
         self._metrics.stage_seconds.labels(name).observe(seconds)
@@ -167,7 +170,7 @@ class Answers:
         def on_step(step: int, n_steps: int) -> None:
             tell(Progress(stage="generate", step=step, n_steps=n_steps))
 
-        with clock.stage("generate"):
+        with clock.stage("generate"), self._queued(order.n_images * len(embedded.image_embeds)):
             callback = None if on_progress is None else on_step
             return await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
 
@@ -198,7 +201,17 @@ class Answers:
             embedded = await self._compute(
                 self._backend.embed(recordings, subject=fields.subject, average=fields.average)
             )
+        for confidence in embedded.confidence:
+            self._metrics.confidence.observe(float(confidence))
         return recordings, embedded
+
+    @contextmanager
+    def _queued(self, n_pictures: int) -> Iterator[None]:
+        self._metrics.queued_pictures.inc(n_pictures)
+        try:
+            yield
+        finally:
+            self._metrics.queued_pictures.dec(n_pictures)
 
     async def _compute(self, work: Awaitable[Value]) -> Value:
         """Await the backend and turn what it raises into refusals."""

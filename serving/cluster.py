@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serving.settings import ServingSettings
+from serving.traces import RAY_ENVIRONMENT, configured
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _prepare_environment() -> None:
     Ray reads mode and token once per process, so a process that used Ray before has to read them again; Ray's own
     token set-up refreshes them in the same way.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in (_ENVIRONMENT | (RAY_ENVIRONMENT if configured() else {})).items():
         os.environ.setdefault(name, value)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled

@@ -1,4 +1,8 @@
-"""Prometheus metrics of one ingress process."""
+"""Prometheus metrics of one ingress process, shown at /metrics.
+
+Queues are counted here and not in the replicas: a request counts from when its stage is asked for until the answer, so
+waiting is inside. `deploy/grafana` and `deploy/prometheus` name every metric of this file; a test keeps them together.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -7,7 +11,10 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 6
 
 
 class Metrics:
-    """Requests, refusals, latency per stage and batch sizes; its own registry, so several apps can live together."""
+    """Requests, refusals, queues, latency per stage, batch sizes and confidence.
+
+    Each has its own registry, so several apps can live together.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -23,8 +30,23 @@ class Metrics:
         self.stage_seconds = Histogram(
             "phosphene_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=self._registry
         )
+        self.stage_requests = Gauge(
+            "phosphene_stage_requests",
+            "Requests waiting for a stage or worked on in it",
+            ["stage"],
+            registry=self._registry,
+        )
+        self.queued_pictures = Gauge(
+            "phosphene_queued_pictures", "Pictures ordered and not made yet", registry=self._registry
+        )
         self.batch_size = Histogram(
             "phosphene_batch_size", "Pictures denoised together", buckets=(1, 2, 4, 8, 16, 32), registry=self._registry
+        )
+        self.confidence = Histogram(
+            "phosphene_confidence",
+            "Confidence of decoded epochs",
+            buckets=tuple(step / 10.0 for step in range(1, 11)),
+            registry=self._registry,
         )
         self.pictures = Counter("phosphene_pictures", "Pictures returned", registry=self._registry)
 

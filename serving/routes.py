@@ -37,6 +37,7 @@ from serving.schema import (
     Progress,
 )
 from serving.settings import ServingSettings
+from serving.traces import TracedApp
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -86,6 +87,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
+        telemetry={"tracing": False},  # its spans start a trace of their own and hold the raw path
     )
     app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
@@ -96,7 +98,8 @@ def create_app(
     _add_state(app, backend, counter, metrics)
     _add_page(app, example)
     gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
-    return Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
+    door = Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
+    return TracedApp(door)
 
 
 def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metrics, timeout_s: float) -> None:
