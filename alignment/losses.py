@@ -165,7 +165,7 @@ def combined_loss(
         ``contrastive`` and ``mse``, detached, for the log.
     """
     contrastive = info_nce(brain_embeds, image_embeds if compared is None else compared, logit_scale, stimulus)
-    if contrastive_weight == 1:  # the targets themselves may be of another width then
+    if contrastive_weight == 1 and image_embeds.shape != brain_embeds.shape:  # seen through `compared` alone
         return contrastive, {"contrastive": contrastive.detach()}
     squared = mse(brain_embeds, image_embeds)
     loss = contrastive_weight * contrastive + (1 - contrastive_weight) * squared

@@ -30,9 +30,10 @@ def test_starts_as_the_late_concatenation_and_then_reads_tokens(style: Style) ->
     tokens = fusion.tokens_each(data, positions, subject)
     joint = fusion.join(embeds, tokens)
     assert tokens["eeg"].shape == (6, 20, 12)
-    for name in tokens:  # either sequence matters, and so does its order
+    for name in tokens:  # either matters, and so does its order, but of what only gives keys and values
         assert not torch.allclose(fusion.join(embeds, {**tokens, name: 2 * tokens[name] + 1}), joint)
-        assert not torch.allclose(fusion.join(embeds, {**tokens, name: tokens[name].flip(1)}), joint)
+        turned = fusion.join(embeds, {**tokens, name: tokens[name].flip(1)})
+        assert torch.allclose(turned, joint, atol=1e-5) is (style == "albef" and name == "meg")
 
 
 @pytest.mark.parametrize("style", ["albef", "bidirectional", "two_way"])

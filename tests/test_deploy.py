@@ -294,7 +294,8 @@ def test_pods_have_no_privileges() -> None:
         assert pod["automountServiceAccountToken"] is (name == "head"), "only the autoscaler talks to the API server"
         mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        assert set(mounted) == {"/tmp", "/dev/shm"} and set(mounted.values()) == set(volumes)
+        assert set(mounted) == {"/tmp", "/dev/shm", "/etc/phosphene"} and set(mounted.values()) == set(volumes)
+        assert volumes.pop("access") == {"name": "access", "secret": {"secretName": "phosphene-access"}}
         assert all(volume["emptyDir"]["sizeLimit"] for volume in volumes.values())
     assert {"name": "tmp", "mountPath": "/tmp"} in cluster()["autoscalerOptions"]["volumeMounts"]
 

@@ -1,5 +1,6 @@
 """A toy decoder of toy people: more presentations, the right window and real recordings score higher."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,7 @@ class ToyModel:
     def person_index(self, person: str) -> np.ndarray:
         return np.zeros((1, 1), np.int64)
 
-    def similarity(self, brain_embeds: np.ndarray, image_embeds: np.ndarray) -> np.ndarray:
+    def similarity(self, brain_embeds: np.ndarray, image_embeds: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
         return cosine_similarity(brain_embeds, image_embeds)
 
 

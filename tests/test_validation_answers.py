@@ -85,12 +85,12 @@ def test_calibrations_tell_right_from_wrong_on_test_answers(lab: Lab) -> None:
     epochs = store.epochs(rows[people == sorted(set(people.tolist()))[0]])
     epochs = noisy(epochs, 3.0, 7).average_repetitions()
     embeds = lab.model.embed([epochs]).brain_embeds
-    similarity = lab.model.similarity(embeds, gallery.image_embeds)
+    similarity = lab.model.similarity(embeds, gallery.image_embeds, ["eeg"])
     right = np.array([images[column] for column in similarity.argmax(axis=1)]) == np.array(epochs.stimulus)
     chance = found.chance_right(similarity, ["eeg"], epochs.n_averaged)
     assert right.mean() > 0.3 and abs(chance.mean() - right.mean()) < 0.35
     noise = replace(epochs, data=np.random.default_rng(0).standard_normal(epochs.data.shape) * epochs.data.std())
-    unlike = lab.model.similarity(lab.model.embed([noise]).brain_embeds, gallery.image_embeds)
+    unlike = lab.model.similarity(lab.model.embed([noise]).brain_embeds, gallery.image_embeds, ["eeg"])
     assert found.chance_right(unlike, ["eeg"], epochs.n_averaged).mean() < chance.mean()
 
 
@@ -121,5 +121,6 @@ def test_noise_lies_in_the_middle_of_the_null(lab: Lab) -> None:
     generator = np.random.default_rng(1)
     noise = replace(epochs, data=generator.standard_normal(epochs.data.shape) * epochs.data.std())
     for one, low, high in ((noise, 0.25, 0.75), (epochs, 0.6, 1.0)):
-        best = lab.model.similarity(lab.model.embed([one]).brain_embeds, lab.gallery("val").image_embeds).max(axis=1)
+        shown = lab.gallery("val").image_embeds
+        best = lab.model.similarity(lab.model.embed([one]).brain_embeds, shown, ["eeg"]).max(axis=1)
         assert low <= null.percentile(best, ["eeg"]).mean() <= high
