@@ -112,7 +112,7 @@ class JobCounter:
         except OSError:
             return
         for state in get_args(JobState):
-            self._metrics.jobs_waiting.labels(state).set(counts.get(state, 0))
+            self._metrics.jobs_state.labels(state).set(counts.get(state, 0))
 
     async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
         self._n_streams += 1

@@ -23,7 +23,7 @@ class Metrics:
         )
         self.refusals = Counter("phosphene_refusals", "Refusals by code", ["code"], registry=self._registry)
         self.jobs = Counter("phosphene_jobs", "Jobs handed in, by outcome", ["outcome"], registry=self._registry)
-        self.jobs_waiting = Gauge(
+        self.jobs_state = Gauge(
             "phosphene_jobs_state", "Jobs in the store by state", ["state"], registry=self._registry
         )
         self.in_flight = Gauge("phosphene_in_flight", "Requests inside the service", registry=self._registry)

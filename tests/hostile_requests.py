@@ -21,7 +21,7 @@ class Abuse:
 
 def request(body: bytes, *headers: str, method: str = "POST", path: str = ROUTE, length: int | None = -1) -> bytes:
     """Return a request; ``length`` None leaves Content-Length out, -1 tells the truth."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", *headers]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
     if length is not None:
         lines.append(f"Content-Length: {len(body) if length == -1 else length}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

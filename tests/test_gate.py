@@ -36,7 +36,7 @@ def stalled_upload(url: str) -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=30.0)
     head = (
-        "POST /v1/generations HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         "Content-Length: 1000000\r\n\r\n--b\r\n"
         'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     )
@@ -67,7 +67,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_all_sent(url: str, declar
     total, sent, answer = 60 << 20, 0, b""
     size = f"Content-Length: {total}" if declared else "Transfer-Encoding: chunked"
     head = (
-        f"POST /v1/generations HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n{size}\r\n\r\n"
+        f"POST /v1/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n{size}\r\n\r\n"
     )
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     started = time.monotonic()
