@@ -67,7 +67,8 @@ def test_a_body_over_the_limit_is_refused_before_it_is_all_sent(url: str, declar
     total, sent, answer = 60 << 20, 0, b""
     size = f"Content-Length: {total}" if declared else "Transfer-Encoding: chunked"
     head = (
-        f"POST /v1/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n{size}\r\n\r\n"
+        "POST /v1/generations HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: multipart/form-data; boundary=b\r\n{size}\r\n\r\n"
     )
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     started = time.monotonic()
