@@ -29,13 +29,18 @@ from alignment.target_table import TargetTable, write_target_table  # noqa: E402
 from benchmarks.report_file import write_section  # noqa: E402
 from encoders.epoch_source import EpochMetadata  # noqa: E402
 from encoders.epochs import SignalEpochs  # noqa: E402
-from encoders.sensors import standard_layout  # noqa: E402
+from encoders.sensors import SensorLayout, standard_layout  # noqa: E402
 from encoders.store_build import build_store  # noqa: E402
 
 WIDTH, N_PICTURES, PER_CONCEPT, N_TEST = 1024, 4096, 8, 64
 POSTERIOR = "Pz P3 P7 O1 Oz O2 P4 P8 P1 P5 PO7 PO3 POz PO4 PO8 P6 P2".split()
 EEG = {"sfreq": 250.0, "n_times": 250, "h_freq": 100.0, "reference": "none", "baseline": None}
 MEG = {"sfreq": 200.0, "n_times": 201, "h_freq": 40.0, "baseline": None}
+# By modality: sensors, preprocessing, and the standard deviation of the noise in volt or tesla.
+KINDS: dict[str, tuple[SensorLayout, dict[str, Any], float]] = {
+    "eeg": (standard_layout("things_eeg2_63"), EEG, 1e-5),
+    "meg": (standard_layout("ctf275"), MEG, 1e-13),
+}
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,7 @@ class NoisePart:
         return []
 
     def blocks(self) -> Iterator[tuple[SignalEpochs, EpochMetadata]]:
-        layout = standard_layout("things_eeg2_63" if self.modality == "eeg" else "ctf275")
-        window = EEG if self.modality == "eeg" else MEG
-        scale = 1e-5 if self.modality == "eeg" else 1e-13
+        layout, window, scale = KINDS[self.modality]
         generator = np.random.default_rng(self.index)
         for first in range(0, N_PICTURES, 512):
             shape = (512, layout.n_channels, window["n_times"])
@@ -130,7 +133,7 @@ def write_targets(path: Path) -> None:
 
 def settings(case: Case, folder: Path, seconds: float) -> dict[str, Any]:
     """Give the config of a case."""
-    modality = {"layout": "recorded", "encoder": case.encoder, "preprocess": EEG if case.modality == "eeg" else MEG}
+    modality = {"layout": "recorded", "encoder": case.encoder, "preprocess": KINDS[case.modality][1]}
     return {
         "targets": str(folder / "targets.safetensors"),
         "modalities": {case.modality: {**modality, "channels": list(case.channels)}},
@@ -174,10 +177,8 @@ def measure(case: Case, number: int, folder: Path, seconds: float) -> dict[str, 
 
 
 def row(case: Case, times: dict[str, float]) -> str:
-    channels = (
-        len(case.channels) or standard_layout("things_eeg2_63" if case.modality == "eeg" else "ctf275").n_channels
-    )
-    n_times = (EEG if case.modality == "eeg" else MEG)["n_times"]
+    layout, window, _ = KINDS[case.modality]
+    channels, n_times = len(case.channels) or layout.n_channels, window["n_times"]
     step = times["median_wait"] + times["median_compute"]
     return (
         f"| {case.encoder} | {case.modality.upper()} {channels} x {n_times} | {case.batch_size} | {case.n_processes} | "
