@@ -15,10 +15,12 @@ import pytest
 from fake_service import FakeBackend, fake_service, make_epochs
 from postgres_server import PostgresServer
 
+from serving.access_settings import AccessSettings
 from serving.job_desk import JobDesk
 from serving.job_schema import JobPreview, JobStatus
 from serving.schema import GenerationFields, Problem, Progress
 from serving.settings import JobSettings, ServingSettings
+from serving.user_groups import AccessFile, GroupDescription, create_group, write_access_file
 
 RECORDING = make_epochs(2).to_bytes()
 
@@ -338,3 +340,25 @@ def test_metrics_count_jobs(http: httpx.Client) -> None:
     text = http.get("/metrics").text
     assert 'phosphene_jobs_total{outcome="created"}' in text
     assert 'phosphene_jobs_state{state="finished"}' in text
+
+
+def test_a_job_is_there_for_its_owner_alone(backend: FakeBackend, tmp_path: Path) -> None:
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
+    write_access_file(tmp_path / "access.yaml", access)
+    settings = ServingSettings(
+        bundle=Path("unused"),
+        jobs=JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1, sweep_s=0.5),
+        access=AccessSettings(file=str(tmp_path / "access.yaml")),
+    )
+    with fake_service(settings, backend) as url, httpx.Client(base_url=url, timeout=30.0, trust_env=False) as http:
+        http.headers["Authorization"] = f"Bearer {keys['anna']}"
+        job_id = accepted(submit(http, key="shared"))
+        http.headers["Authorization"] = f"Bearer {keys['ben']}"
+        for method, path in (("GET", ""), ("GET", "/events"), ("DELETE", "")):
+            theirs = http.request(method, f"/v1/jobs/{job_id}{path}")
+            unknown = http.request(method, f"/v1/jobs/{'0' * 48}{path}")
+            assert theirs.status_code == unknown.status_code == 404 and theirs.content == unknown.content
+        assert accepted(submit(http, key="shared")) != job_id  # a key belongs to who sent it, too
+        http.headers["Authorization"] = f"Bearer {keys['anna']}"
+        assert wait(http, job_id).status == "finished"
+        assert http.delete(f"/v1/jobs/{job_id}").status_code == 204
