@@ -30,8 +30,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## decode simulated recordings with the shipped bundle -> out/demo.png and scores
 	$(BIN)/phosphene demo
 
+# One process per core, each file in one of them.
+SPREAD := -n logical --maxprocesses 8 --dist loadfile
+
 test: $(STAMP)  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-faults: $(STAMP)  ## the fault, fuzz and load tests
 	$(BIN)/python -m pytest -m faults
@@ -42,7 +45,7 @@ fuzz: $(STAMP)  ## N mutants of recordings in six formats through HTTP (make fuz
 	$(BIN)/python benchmarks/fuzz_uploads.py --mutants $(N) --seed $(SEED)
 
 test-all: $(STAMP)  ## slow tests too; those that need a GPU skip themselves without one
-	$(BIN)/python -m pytest -m "not network and not faults"
+	$(BIN)/python -m pytest $(SPREAD) -m "not network and not faults"
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

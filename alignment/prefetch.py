@@ -38,7 +38,7 @@ def batches_ahead(read: Callable[[int], Any], first: int, stop: int, n_workers: 
     if n_workers == 0:
         yield map(read, range(first, stop))
         return
-    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="batch")
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="prefetch")
     try:
         yield _ordered(pool, read, first, stop, 2 * n_workers)
     finally:

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from alignment.retrieval import report_similarity
 from benchmarks.encoder_jobs import GATE, WHY_BELOW, Budget, Job
-from benchmarks.report_file import write_section
+from benchmarks.report_file import standing_row, write_section
 
 COLUMNS = (
     "| | parameters | train, epochs/s | infer, epochs/s | steps | seeds | single: top-1 | top-5 "
@@ -25,9 +25,10 @@ RULE = "|---|" + "---:|" * 11
 def write_tables(
     work: Path, layout_names: Mapping[tuple[str, ...], str], expected: Sequence[Job], note: str = ""
 ) -> None:
-    """Write one section per choice of modalities, from whichever of the jobs are finished; the others are named there.
+    """Write one section per choice of modalities, from whichever of the jobs are finished.
 
-    ``note`` goes above each table: what was special about this run.
+    A row that stands in the section keeps standing if none of its jobs has a result here; what has neither is named
+    below. ``note`` goes above each table: what was special about this run.
     """
     files = [work / job.key / "result.json" for job in expected]
     results = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
@@ -37,18 +38,32 @@ def write_tables(
     for modalities, title in layout_names.items():
         mine = [one for one in results if tuple(one["modalities"]) == modalities and one["job"] != "yardsticks"]
         if mine:
-            body = preamble() + (f"{note}\n\n" if note else "") + table(mine, yardsticks, work, "+".join(modalities))
-            body += unfinished([job for job in expected if job.modalities == modalities], work)
-            write_section(f"Encoders on the simulated study: {title}", body)
+            section = f"Encoders on the simulated study: {title}"
+            wanted = [job for job in expected if job.modalities == modalities and job.group != "yardsticks"]
+            kept = standing_rows(section, wanted, work)
+            body = preamble() + (f"{note}\n\n" if note else "")
+            body += table(mine, yardsticks, work, "+".join(modalities), list(kept.values()))
+            body += unfinished(wanted, work, kept)
+            write_section(section, body)
 
 
-def unfinished(jobs: Sequence[Job], work: Path) -> str:
-    """Name the rows that should be there and are not, with how many seeds they lack; nothing if all are there."""
+def standing_rows(section: str, jobs: Sequence[Job], work: Path) -> dict[str, str]:
+    """Find the rows of a section as it stands none of whose jobs has a result in ``work``, by title."""
+    done = {job.title for job in jobs if (work / job.key / "result.json").exists()}
+    found = {title: standing_row(section, title) for title in dict.fromkeys(job.title for job in jobs)}
+    return {title: row for title, row in found.items() if row and title not in done}
+
+
+def unfinished(jobs: Sequence[Job], work: Path, kept: Collection[str]) -> str:
+    """Name the rows that should be there and are not, with how many seeds they lack, and those that were kept."""
+    text = f"\n\nFrom an earlier run of the same command, kept: {', '.join(kept)}." if kept else ""
     lacking = Counter(job.title for job in jobs if not (work / job.key / "result.json").exists())
+    for title in kept:
+        del lacking[title]
     if not lacking:
-        return ""
+        return text
     rows = ", ".join(f"{title} ({n} run{'s' if n > 1 else ''})" for title, n in lacking.items())
-    return f"\n\n**Not finished, so not in this table or with fewer seeds: {rows}.**"
+    return f"{text}\n\n**Not finished, so not in this table or with fewer seeds: {rows}.**"
 
 
 def preamble() -> str:
@@ -65,15 +80,18 @@ def preamble() -> str:
     )
 
 
-def table(results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Path, key: str) -> str:
-    """Lay out one table, best first."""
+def table(
+    results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Path, key: str, kept: Sequence[str] = ()
+) -> str:
+    """Lay out one table, best first; ``kept`` are finished lines of an earlier run."""
     ideal = {label: scores["top_1"] for label, scores in yardsticks["ideal_observer"][key].items()}
     ridge = {label: scores["top_1"] for label, scores in yardsticks["ridge"][key].items()}
     averaged = next(label for label in ridge if label != "single")
     rows: dict[str, list[dict[str, Any]]] = {}
     for one in results:
         rows.setdefault(one["title"], []).append(one)
-    lines, below = [], []
+    lines = [(float(line.split("|")[9].split()[0]), line) for line in kept]
+    below = []
     for title, runs in rows.items():
         if any("error" in run for run in runs):
             lines.append((-1.0, f"| {title} | {runs[0]['error'].replace('|', '/')} |" + " |" * 10))

@@ -8,16 +8,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from benchmarks.encoder_jobs import BOTH, Job
-from benchmarks.encoder_report import unfinished
+from benchmarks.encoder_report import standing_rows, unfinished
 from benchmarks.report_file import write_section
 from encoders.modality import combination
 
+SECTION = "Fusion with a modality missing"
 MAX_LOSS, MIN_GAIN = 0.02, 0.05
 N_BOOTSTRAP = 2000
 
 
 def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") -> None:
-    """Write the section from whatever jobs are finished; the fusions of ``expected`` that are not are named below."""
+    """Write the section from whatever jobs are finished; rows of earlier runs stay, others are named below."""
     jobs = [job for job in expected if (work / job.key / "result.json").exists()]
     alone: dict[tuple[tuple[str, ...], str], list[Job]] = {}
     for job in jobs:
@@ -37,6 +38,9 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
             lines.append(row(title, runs, singles, work))
     if not lines:
         return
+    wanted = [job for job in expected if job.group == "fusion"]
+    kept = standing_rows(SECTION, wanted, work)
+    lines += [(float(line.split("|")[3]), line) for line in kept.values()]
     lines.sort(key=lambda line: -line[0])
     held = [text for _, text in lines]
     body = [
@@ -57,8 +61,7 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         "|---|---:|---:|---:|---:|---:|---|---|",
         *held,
     ]
-    missing = unfinished([job for job in expected if job.group == "fusion"], work)
-    write_section("Fusion with a modality missing", "\n".join(body) + missing)
+    write_section(SECTION, "\n".join(body) + unfinished(wanted, work, kept))
 
 
 def row(title: str, runs: list[Job], singles: Mapping[str, list[Job]], work: Path) -> tuple[float, str]:

@@ -8,6 +8,14 @@ FILE = ROOT / "BENCHMARKS.md"
 HEAD = "# Benchmarks\n\nEach section is written by the script that it names, never by hand.\n"
 
 
+def standing_row(section: str, title: str) -> str:
+    """Find the table row of ``title`` in a section as it stands, ``""`` if there is none."""
+    text = FILE.read_text() if FILE.exists() else ""
+    body = next((one for one in re.split(r"(?m)^## ", text) if one.startswith(f"{section}\n")), "")
+    names = (f"| {title} |", f"| {title} (")
+    return next((line for line in body.splitlines() if line.startswith(names)), "")
+
+
 def write_section(title: str, body: str) -> None:
     """Put ``body`` under ``## title``, in place of what stood there, and print it."""
     text = FILE.read_text() if FILE.exists() else HEAD

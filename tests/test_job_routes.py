@@ -265,10 +265,11 @@ def test_a_full_disk_answers_503_keeps_nothing_half_and_recovers(small_disk: Pat
         first = accepted(submit(http))
         wait(http, first)
         ballast = small_disk / "ballast"
-        with pytest.raises(OSError), open(ballast, "wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 1024)
         for _ in range(3):
+            # again each time: the sweep may have erased something since
+            with pytest.raises(OSError), open(ballast, "ab", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 1024)
             response = submit(http)
             check_problem(response, 503, "store_down")
             assert response.elapsed.total_seconds() < 2.0
