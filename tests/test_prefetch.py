@@ -47,7 +47,7 @@ def test_threads_read_no_further_than_twice_their_number_and_end_with_the_loop()
 
 @pytest.mark.parametrize(("n_workers", "least", "most"), [(0, 0.6, 0.8), (4, 0.0, 0.2)])
 def test_four_workers_hide_a_read_of_50_ms_behind_20_ms_of_computing(n_workers: int, least: float, most: float) -> None:
-    """The check of R62: 50 of 70 ms are waiting without workers, next to nothing with four (the benchmark's line: 10 %)."""
+    """The check of R62: 50 of 70 ms are waiting without workers, next to nothing with four (line: 10 %)."""
 
     def read(step: int) -> int:
         time.sleep(0.05)

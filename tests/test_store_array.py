@@ -185,7 +185,7 @@ def test_workers_do_not_hash_what_their_parent_has(store: EpochStore, monkeypatc
 
 
 def test_four_workers_hide_a_slow_disk(store: EpochStore) -> None:
-    """Reads of 50 ms and computing of 20 ms a step: four workers leave less than half of the waiting of one (about 60 %)."""
+    """Reads of 50 ms and computing of 20 ms a step: four workers wait less than half as long as one."""
     shares = []
     for n_workers in (4, 4, 4, 1):
         loader = DataLoader(
