@@ -4,11 +4,13 @@
 
 The service is the real interface with the demo bundle, without Ray. Every mutant must be answered with 200 or a 4xx
 within ten seconds, and no process may end but those that read uploads. 2,000 mutants take about two minutes on four
-cores. The exit status is 1 if anything broke; the mutants that did are written to out/fuzz.
+cores. The exit status is 1 if anything broke; the mutants that did are written to out/fuzz, the
+figures to out/fuzz.json.
 """
 
 import argparse
 import io
+import json
 import random
 import sys
 import threading
@@ -180,7 +182,18 @@ def main() -> int:
         f"{arguments.mutants} mutants, seed {arguments.seed}, {time.monotonic() - started:.0f} s; "
         f"the parse server ended {deaths} times"
     )
-    return int(deaths > 0 or any(tally.broken for tally in tallies.values()))
+    told = {
+        "mutants": arguments.mutants,
+        "seed": arguments.seed,
+        "formats": sorted(tallies),
+        "broken": sum(len(tally.broken) for tally in tallies.values()),
+        "slowest_s": round(max(tally.slowest_s for tally in tallies.values()), 2),
+        "deaths": deaths,
+    }
+    out = ROOT / "out" / "fuzz.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(told, indent=1) + "\n")
+    return int(deaths > 0 or told["broken"] > 0)
 
 
 if __name__ == "__main__":
