@@ -4,7 +4,6 @@ A checkpoint is a folder ``step-00001000`` with ``state.safetensors``, ``meta.js
 the other two). A kill at any moment leaves the checkpoint before it intact; a damaged one is passed over by name.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alignment.runtime import sharded_as, whole
+from encoders.durable_files import file_sha256, sync, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +33,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
     path: Path
-
-
-def file_digest(path: Path) -> str:
-    """Hash a file's content with sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    _sync(path.parent)
 
 
 def save_checkpoint(
@@ -92,15 +75,15 @@ def save_checkpoint(
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     save_file(plain, aside / STATE)
     (aside / META).write_text(json.dumps({"step": step, **meta}, indent=1))
-    digests = {name: file_digest(aside / name) for name in (STATE, META)}
+    digests = {name: file_sha256(aside / name) for name in (STATE, META)}
     (aside / MANIFEST).write_text(json.dumps(digests, indent=1))
     for name in (STATE, META, MANIFEST):
-        _sync(aside / name)
-    _sync(aside)
+        sync(aside / name)
+    sync(aside)
     if target.exists():
         shutil.rmtree(target)
     os.rename(aside, target)
-    _sync(folder)
+    sync(folder)
     write_atomic(folder / LATEST, target.name.encode())
     _prune(folder, keep)
     return target
@@ -170,7 +153,7 @@ def checkpoint_fault(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"unreadable {MANIFEST} ({type(error).__name__})"
     for name in (STATE, META):
-        if not (path / name).is_file() or file_digest(path / name) != digests.get(name):
+        if not (path / name).is_file() or file_sha256(path / name) != digests.get(name):
             return f"{name} does not match its sha256 in {MANIFEST}"
     return None
 
@@ -181,10 +164,3 @@ def _prune(folder: Path, keep: int) -> None:
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

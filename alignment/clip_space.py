@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignment.checkpoint import file_digest
 from alignment.runtime import Runtime
+from encoders.durable_files import file_sha256
 
 Images = NDArray[np.uint8]
 Embeds = NDArray[np.float32]
@@ -195,5 +195,5 @@ def folder_digest(library: str, folder: Path) -> str:
     """Hash a model folder's configs, tokenizer and weights together with the name of the library that reads them."""
     digest = hashlib.sha256(library.encode())
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".safetensors")):
-        digest.update(f"{path.name} {file_digest(path)}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()

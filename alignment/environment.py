@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from alignment.checkpoint import write_atomic
 from alignment.runtime import Runtime
+from encoders.durable_files import write_atomic
 
 PACKAGES = ("phosphene", "torch", "accelerate", "numpy", "scipy", "mne", "safetensors", "pydantic", "pyarrow")
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from alignment.checkpoint import file_digest, write_atomic
 from alignment.clip_space import Embeds, ImageSpace
 from alignment.picture_files import MAX_PIXELS, Images, Picture, picture_digests, read_picture
+from encoders.durable_files import file_sha256, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class FeatureStore:
 
     def _list(self, path: Path) -> None:
         """Take in a shard that verifies; a damaged one is passed over by name and its pictures are computed again."""
-        if file_digest(path) != path.stem:
+        if file_sha256(path) != path.stem:
             logger.warning("feature shard %s does not match its sha256; its pictures count as missing", path)
             return
         try:

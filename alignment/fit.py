@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alignment.checkpoint import load_checkpoint, write_atomic
+from alignment.checkpoint import load_checkpoint
 from alignment.loss_scale import LossScale
 from alignment.optim import Schedule, clipped_together, lr_factor, parameter_groups, update_average
 from alignment.prefetch import StepTimes, batches_ahead
@@ -36,6 +36,7 @@ from alignment.training_state import (
     validated,
     weights_to_use,
 )
+from encoders.durable_files import write_atomic
 from encoders.layers.constraints import apply_constraints
 
 LossFn = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Any]]"]

@@ -26,10 +26,10 @@ from alignment.calibration_comparison import (
     comparison_json,
     comparison_text,
 )
-from alignment.checkpoint import write_atomic
 from alignment.few_shot import FewShotConfig
 from alignment.person_map import LabelFreeConfig, PersonMap, fit_label_free, fit_labelled, save_person
 from alignment.target_table import TargetTable, read_target_table
+from encoders.durable_files import write_atomic
 from encoders.epochs import SignalEpochs
 from encoders.modality import combination
 from encoders.readers import read_epochs

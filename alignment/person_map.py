@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save
 
 from alignment.brain_model import WEIGHTS
-from alignment.checkpoint import file_digest, write_atomic
 from alignment.few_shot import FewShotConfig, fit_few_shot
 from alignment.person_whitening import Whitening, csls, fit_whitening
 from alignment.retrieval import cosine_similarity
+from encoders.durable_files import file_sha256, write_atomic
 
 Float = NDArray[np.float32]
 SCHEMA_VERSION = 1
@@ -188,7 +188,7 @@ def save_person(folder: Path, subject: str, person: PersonMap, model: Path) -> P
         "schema_version": SCHEMA_VERSION,
         "subject": subject,
         "provenance": person.provenance,
-        "model_sha256": file_digest(model / WEIGHTS),
+        "model_sha256": file_sha256(model / WEIGHTS),
         "sha256": hashlib.sha256(content).hexdigest(),
         **{name: getattr(person, name) for name in FIELDS},
     }
@@ -211,10 +211,10 @@ def load_person(path: Path, model: Path) -> PersonMap:
         raise ValueError(
             f"{path.name} has schema version {meta.get('schema_version')}, expected {SCHEMA_VERSION}; calibrate again"
         )
-    if meta["model_sha256"] != file_digest(model / WEIGHTS):
+    if meta["model_sha256"] != file_sha256(model / WEIGHTS):
         raise ValueError(f"{path.name} belongs to another model than {model}; calibrate the person for this one")
     tensors = path.with_suffix(".safetensors")
-    if meta["sha256"] != file_digest(tensors):
+    if meta["sha256"] != file_sha256(tensors):
         raise ValueError(f"{tensors.name} does not match its sha256; calibrate the person again")
     arrays: dict[str, Any] = load_file(tensors)
     return PersonMap(**{name: meta[name] for name in FIELDS}, **{name: arrays[name] for name in ARRAYS})

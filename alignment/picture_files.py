@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from alignment.checkpoint import file_digest
+from encoders.durable_files import file_sha256
 
 Images = NDArray[np.uint8]
 Picture = Path | Images
@@ -89,7 +89,7 @@ def read_picture(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Images:
 def picture_digest(picture: Picture) -> str:
     """Hash a file's bytes, or an array's shape and pixels, with sha256."""
     if isinstance(picture, Path):
-        return file_digest(picture)
+        return file_sha256(picture)
     digest = hashlib.sha256(f"{picture.dtype} {picture.shape}".encode())
     digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()

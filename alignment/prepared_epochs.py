@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from alignment.checkpoint import file_digest, write_atomic
 from alignment.joined_pairs import JoinedPairs, ModalityEpochs
 from alignment.recorded_data import RecordedSplits
 from alignment.runtime import STORED_SIGNAL
+from encoders.durable_files import file_sha256, write_atomic
 from encoders.epochs import SignalEpochs
 from encoders.preprocess import Preprocessor
 from encoders.store import EpochStore
@@ -178,7 +178,7 @@ def prepare_epochs(
             )
         modalities[name] = PreparedModality(
             preprocess=statistics[name], statistics=f"{name}.safetensors",
-            statistics_sha256=file_digest(folder / f"{name}.safetensors"), people=chosen.people, splits=parts,
+            statistics_sha256=file_sha256(folder / f"{name}.safetensors"), people=chosen.people, splits=parts,
         )  # fmt: skip
     images = {split: splits.images[split] for split in SPLITS}
     content = PreparedIndex(digest=digest, images=images, modalities=modalities)
@@ -206,7 +206,7 @@ def open_prepared(root: Path, digest: str, seed: int = 0) -> PreparedEpochs:
     parts: dict[str, dict[str, ModalityEpochs]] = {split: {} for split in SPLITS}
     for name, one in index.modalities.items():
         path = folder / one.statistics
-        if file_digest(path) != one.statistics_sha256:
+        if file_sha256(path) != one.statistics_sha256:
             raise ValueError(f"{path} does not match its sha256; delete {folder} and prepare again")
         preprocessors[name] = Preprocessor.from_state(one.preprocess, load_file(path))
         shape = (preprocessors[name].layout.n_channels, preprocessors[name].config.n_times)

@@ -21,7 +21,6 @@ import torch
 import yaml
 
 from alignment.brain_training import BrainTraining, record_study
-from alignment.checkpoint import write_atomic
 from alignment.fit import FitResult, fit
 from alignment.joined_pairs import JoinedPairs
 from alignment.rank_check import check_top
@@ -31,6 +30,7 @@ from alignment.study import Study
 from alignment.study_subset import StudySubset, study_subset, training_concepts
 from alignment.train_config import TrainConfig, choose
 from alignment.trials import Report, open_trials, run_trials, trial_table
+from encoders.durable_files import write_atomic
 
 if TYPE_CHECKING:
     import optuna

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.brain_model import BrainModel
-from alignment.checkpoint import write_atomic
 from alignment.retrieval import report_similarity
 from alignment.study import Study
 from alignment.train_config import TrainConfig
 from alignment.training_run import RunOptions, data_statement, open_runtime, run_training
+from encoders.durable_files import write_atomic
 from encoders.modality import combination
 
 REPORT = "ensemble.json"

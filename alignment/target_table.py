@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from alignment.checkpoint import write_atomic
+from encoders.durable_files import write_atomic
 
 Float = NDArray[np.float32]
 COLUMNS = ("images", "concepts", "digests")

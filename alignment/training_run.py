@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from alignment.brain_training import BrainTraining
-from alignment.checkpoint import write_atomic
 from alignment.environment import environment, write_environment
 from alignment.fit import fit
 from alignment.pairs import read_targets
@@ -17,6 +16,7 @@ from alignment.runtime import Runtime
 from alignment.study import DataConfig, Study
 from alignment.tracking import tracked
 from alignment.train_config import TrainConfig
+from encoders.durable_files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from alignment.brain_model import encode_pairs
 from alignment.brain_training import BrainTraining, record_study
-from alignment.checkpoint import write_atomic
 from alignment.fit import FitResult, fit
 from alignment.pairs import Pairs, read_targets, record_pairs
 from alignment.report import TEST_NOISE, fit_ridges
@@ -22,6 +21,7 @@ from alignment.runtime import Runtime
 from alignment.study import Study
 from alignment.train_config import TrainConfig, choose
 from benchmarks.encoder_jobs import Budget, Job
+from encoders.durable_files import write_atomic
 from encoders.modality import combination
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,13 +26,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alignment.checkpoint import write_atomic  # noqa: E402
 from alignment.runtime import Runtime  # noqa: E402
 from benchmarks.encoder_jobs import BOTH, LAYOUT_NAMES, Job, all_jobs, fusion_jobs  # noqa: E402
 from benchmarks.encoder_laboratory import Laboratory, run_job, run_yardsticks  # noqa: E402
 from benchmarks.encoder_report import write_tables  # noqa: E402
 from benchmarks.fusion_report import write_fusion_section  # noqa: E402
 from benchmarks.fusion_without_learning import run_without_learning  # noqa: E402
+from encoders.durable_files import write_atomic  # noqa: E402
 
 RUN = {"yardsticks": run_yardsticks, "without learning": run_without_learning}
 

@@ -4,7 +4,6 @@ Published encoders were trained on epochs of the THINGS sets that were whitened 
 give lies in the space of the image model they were trained against, named in ``encoder.json``.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -229,12 +228,6 @@ def embed_epochs(
             for start in range(0, len(data), BATCH)
         ]
     return torch.cat(parts).numpy(), info
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_embeds(path: Path, brain_embeds: NDArray[np.float32], epochs: SignalEpochs, info: EncoderInfo) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from encoders.durable_files import file_sha256
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.store_array import StoreArray, row_numbers
 from encoders.store_cache import ShardLocator, StoreLocation
@@ -27,7 +28,6 @@ from encoders.store_manifest import (
     REBUILD,
     SHARDS,
     StoreManifest,
-    file_sha256,
     positions_from_json,
 )
 from encoders.store_shards import ShardFiles, from_stored

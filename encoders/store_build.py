@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from encoders.durable_files import sync
 from encoders.epoch_source import EpochPart, EpochSource
 from encoders.store import COLUMNS, EpochStore
 from encoders.store_manifest import (
@@ -33,7 +34,6 @@ from encoders.store_manifest import (
     StoredDtype,
     StoreManifest,
     replace_durably,
-    sync_folder,
 )
 from encoders.store_part import FinishedPart, check_agreement, convert_part, plan_part, read_finished, table_bytes
 from encoders.store_shards import scales_of
@@ -228,7 +228,7 @@ def _publish(out: Path, plan: BuildPlan, finished: Sequence[FinishedPart]) -> No
         for shard in part.shards:
             if (building / part.name / shard.file).exists():  # else an earlier run has moved it
                 os.replace(building / part.name / shard.file, shards / shard.file)
-    sync_folder(shards)
+    sync(shards)
     written = replace_durably(out / METADATA, table_bytes(_joined_tables(building, finished)), building)
     positions = list(dict.fromkeys(part.positions for part in finished))
     signal = finished[0].signal

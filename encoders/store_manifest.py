@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from encoders.durable_files import sync
+
 MANIFEST, METADATA, SHARDS = "store.json", "epochs.parquet", "shards"
 REBUILD = "copy the store anew from its origin, or build it again"
 _PART_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -172,12 +174,6 @@ def positions_from_json(positions: Positions) -> NDArray[np.float32]:
     return np.asarray(positions, dtype=np.float32).reshape(-1, 3)
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_durably(path: Path, pieces: Iterable[bytes | memoryview], *, name: str = "") -> StoredFile:
     """Write a file through to the disk and describe it, under ``name`` if it is moved there.
 
@@ -205,17 +201,8 @@ def replace_durably(path: Path, content: bytes, aside_folder: Path) -> StoredFil
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return written
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder's list of names through to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rendered(content: object) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from encoders.durable_files import sync
 from encoders.epoch_source import EpochMetadata, EpochPart
 from encoders.epochs import SignalEpochs
 from encoders.store import COLUMNS
@@ -29,7 +30,6 @@ from encoders.store_manifest import (
     Shard,
     SignalDescription,
     positions_to_json,
-    sync_folder,
     write_durably,
 )
 from encoders.store_shards import to_stored, write_shard
@@ -99,7 +99,7 @@ class _PartWriter:
             name=self.name, signal=self.signal, positions=positions_to_json(mean), shards=tuple(self.shards)
         )
         write_durably(self.folder / PART, [finished.model_dump_json(indent=1).encode()])
-        sync_folder(self.folder)
+        sync(self.folder)
         return finished
 
     def _start(self, block: SignalEpochs) -> None:
@@ -166,7 +166,7 @@ def convert_part(part: EpochPart, planned: PlannedPart, root: str, plan: BuildPl
             except OSError:
                 if not (building / part.name / PART).is_file():  # else another process was faster, with the same result
                     raise
-            sync_folder(building)
+            sync(building)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.durable_files import file_sha256
 from encoders.modality import CHANNEL_KINDS
-from encoders.store_manifest import REBUILD, Shard, StoredDtype, StoredFile, file_sha256, write_durably
+from encoders.store_manifest import REBUILD, Shard, StoredDtype, StoredFile, write_durably
 
 MAX_OPEN = 512
 """Maps kept open per process; each holds a file descriptor, and 1,024 are a common limit."""

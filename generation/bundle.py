@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from alignment.calibrate import ConfidenceNull
 from alignment.stored_calibrations import Calibrations
+from encoders.durable_files import sync
 from encoders.epochs import SignalEpochs
 from generation.gallery import GALLERY_FILES, Gallery
 from generation.manifest import SCHEMA_VERSION, CutWindow, FileEntry, Manifest
@@ -313,8 +314,4 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
 def _sync(folder: Path) -> None:
     """Flush all files and folders below ``folder`` to the disk."""
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from encoders.durable_files import file_sha256
+
 SCHEMA_VERSION = 1
 
 
@@ -34,8 +36,7 @@ class FileEntry(BaseModel):
     @classmethod
     def of(cls, path: Path) -> FileEntry:
         """Measure a file."""
-        with path.open("rb") as file:
-            return cls(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return cls(size=path.stat().st_size, sha256=file_sha256(path))
 
 
 class Manifest(BaseModel):

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from encoders.imported_encoder import EncoderInfo, file_sha256, import_encoder
+from encoders.durable_files import file_sha256
+from encoders.imported_encoder import EncoderInfo, import_encoder
 from serving.weights_sandbox import read_isolated
 
 # In a folder of NICE's checkpoints, the two files that make its encoder (the third is the image side).

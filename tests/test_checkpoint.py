@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -8,13 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignment.checkpoint import (
-    flatten_optimizer,
-    load_checkpoint,
-    restore_optimizer,
-    save_checkpoint,
-    write_atomic,
-)
+from alignment.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 
 
 def test_round_trip_keeps_values_types_and_shared_tensors(tmp_path: Path) -> None:
@@ -108,13 +101,6 @@ def test_optimizer_continues_as_if_never_stopped() -> None:
     steps(first, optimizer, 3)
     steps(second, restored, 3)
     assert torch.equal(first.weight, second.weight)
-
-
-def test_atomic_write_leaves_nothing_else(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a.json", json.dumps([1]).encode())
-    write_atomic(tmp_path / "a.json", json.dumps([2]).encode())
-    assert json.loads((tmp_path / "a.json").read_text()) == [2]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 KILLED = """

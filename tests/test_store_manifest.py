@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders import store_manifest
+from encoders import durable_files, store_manifest
 from encoders.store_manifest import (
     BuildPlan,
     InputFile,
@@ -94,7 +94,7 @@ def test_a_file_is_described_as_it_was_meant(tmp_path: Path) -> None:
     entry = write_durably(tmp_path / "a.npy", [b"ab", memoryview(np.arange(3, dtype=np.uint8))])
     assert (tmp_path / "a.npy").read_bytes() == b"ab\0\1\2"
     assert (entry.file, entry.n_bytes) == ("a.npy", 5)
-    assert entry.sha256 == store_manifest.file_sha256(tmp_path / "a.npy")
+    assert entry.sha256 == durable_files.file_sha256(tmp_path / "a.npy")
 
 
 def test_a_failed_replacement_leaves_the_old_file_and_nothing_else(
