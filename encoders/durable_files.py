@@ -14,11 +14,15 @@ def file_sha256(path: Path) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old or the new content, never a part; on the disk when this returns."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -32,7 +32,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_atomic(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"old"
+    assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_digest_is_that_of_hashlib(tmp_path: Path) -> None:
