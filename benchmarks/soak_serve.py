@@ -45,6 +45,7 @@ ROLES = {
 }
 BLAMING = ("generator", "encoder", "jobs")
 N_SEEDS, N_CLIENTS, STEPS = 8, 4, "4"
+N_RECENT = 60
 
 
 class Service:
@@ -263,10 +264,11 @@ def restart(service: Service, http: httpx.Client, ledger: Ledger, figures: Figur
         status, content = look(http, job_id, time.monotonic() + 10.0)
         if status and status["status"] == "finished":
             finished[job_id] = content
+    # the oldest: those handed in last wait for all others, however soon work goes on
     unfinished = [
-        job_id for job_id in list(ledger.jobs)[-8:]
+        job_id for job_id in list(ledger.jobs)[-N_RECENT:]
         if look(http, job_id, time.monotonic() + 10.0)[0].get("status") in ("queued", "running")
-    ]  # fmt: skip
+    ][:8]  # fmt: skip
     service.kill("stack")
     service.start()
     ready = time.monotonic()
