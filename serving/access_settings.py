@@ -1,4 +1,4 @@
-"""Settings of who may use the service and of what is remembered about it; part of `serving.settings`."""
+"""Settings of who may use the service, and of what it keeps and how; part of `serving.settings`."""
 
 import ipaddress
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PURPOSES = ("research", "teaching", "demonstration", "software-test")
+_MEMORY_FOLDER = "/dev/shm"
 
 
 class AccessSettings(BaseModel):
@@ -52,6 +53,38 @@ class AccessSettings(BaseModel):
     def resolved(self) -> "AccessSettings":
         """Return settings whose files mean the same in every process, whatever folder that runs in."""
         names = ("file", "quota_file", "audit_file", "audit_key_file")
+        full = {name: str(Path(getattr(self, name)).expanduser().resolve()) for name in names if getattr(self, name)}
+        return self.model_copy(update=full)
+
+
+class EncryptionSettings(BaseModel):
+    """Encryption of what is kept of jobs, one key per owner; see `serving.vault`. Off without files.
+
+    While it is on, no plain sample of a recording is on a disk: uploads are read in a folder that is in memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    master_key_file: str = Field("", description="made by `phosphene vault new-key`; keep it off the disk of the jobs")
+    key_folder: str = Field("", description="keys of the owners of jobs, encrypted; on a cluster all nodes must see it")
+    memory_folder: str = Field(_MEMORY_FOLDER, description="a folder in memory (tmpfs), where uploads are read")
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is encrypted."""
+        return bool(self.master_key_file)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "EncryptionSettings":
+        if bool(self.master_key_file) != bool(self.key_folder):
+            raise ValueError("set both of encryption.master_key_file and encryption.key_folder, or neither")
+        if not self.on and self.memory_folder != _MEMORY_FOLDER:
+            raise ValueError("encryption.memory_folder is set and encryption is off; name the key files too")
+        return self
+
+    def resolved(self) -> "EncryptionSettings":
+        """Return settings whose files mean the same in every process, whatever folder that runs in."""
+        names = ("master_key_file", "key_folder")
         full = {name: str(Path(getattr(self, name)).expanduser().resolve()) for name in names if getattr(self, name)}
         return self.model_copy(update=full)
 

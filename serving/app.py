@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview
 from serving.gate import MAX_ARRIVING
+from serving.job_blobs import open_blobs
 from serving.job_deployment import Jobs
 from serving.ray_backend import RayBackend
+from serving.reading_folder import require_memory
 from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
 from serving.settings import ReplicaSettings, ServingSettings
@@ -120,10 +123,10 @@ class Ingress:
         """Build the application inside the replica; Ray Serve calls this after the constructor."""
         from serving.job_desk import JobDesk
         from serving.routes import create_app
-        from serving.sandbox import Sandbox
+        from serving.sandbox import open_sandbox
 
         bundle, jobs = Bundle.load(self._settings.bundle), self._settings.jobs
-        sandbox = Sandbox(self._settings.parse, max_epochs=self._settings.max_epochs)
+        sandbox = open_sandbox(self._settings)
         desk = JobDesk(jobs, bundle.manifest.id) if jobs.folder else None
         return create_app(self._settings, self._backend, sandbox, bundle.example, desk)
 
@@ -144,11 +147,17 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     ------
     BundleError
         If the bundle is incomplete or damaged.
+    ValueError
+        If the master key cannot be used.
     OSError
-        If uploads cannot be isolated on this machine, unless the settings allow that.
+        If uploads cannot be isolated on this machine, unless the settings allow that; with encryption, if they cannot
+        be read in memory.
     """
     checked = settings if isinstance(settings, ServingSettings) else ServingSettings.model_validate(dict(settings))
     require_isolation(checked.parse)
+    if checked.jobs.encryption.on:
+        require_memory(Path(checked.jobs.encryption.memory_folder))
+        open_blobs(checked.jobs.resolved())
     files = {
         "access": checked.access.resolved(),
         "pictures": checked.pictures.resolved(),

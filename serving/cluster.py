@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from serving.settings import ServingSettings
 from serving.traces import RAY_ENVIRONMENT, configured
@@ -51,9 +52,16 @@ def free_port(host: str = "127.0.0.1") -> int:
     return port
 
 
-def _start_ray(folder: str, n_cpus: int) -> None:
-    """Start a cluster of this process; on a busy machine Ray's fixed 30 s may pass once before its agents are up."""
+def _start_ray(folder: str, n_cpus: int, memory_folder: str) -> None:
+    """Start a cluster of this process; on a busy machine Ray's fixed 30 s may pass once before its agents are up.
+
+    With a `memory_folder`, what does not fit into Ray's shared memory goes there and not to the disk.
+    """
     import ray
+
+    places: dict[str, Any] = (
+        {"_plasma_directory": memory_folder, "object_spilling_directory": memory_folder} if memory_folder else {}
+    )
 
     for attempt in range(1, _N_STARTS + 1):
         try:
@@ -67,6 +75,7 @@ def _start_ray(folder: str, n_cpus: int) -> None:
                 configure_logging=False,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
+                **places,
             )
             return
         except Exception as error:
@@ -109,18 +118,20 @@ def local_ray(n_cpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def _started_ray(n_cpus: int) -> Iterator[None]:
+def _started_ray(n_cpus: int, memory_folder: str = "") -> Iterator[None]:
     import ray
 
     # short: socket paths inside are limited to 107 bytes
     folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
+    spills = tempfile.mkdtemp(prefix="ph-", dir=memory_folder) if memory_folder else ""
     try:
-        _start_ray(folder, n_cpus)
+        _start_ray(folder, n_cpus, spills)
         yield
     finally:
         if ray.is_initialized():
             ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        for made in filter(None, (folder, spills)):
+            shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager
@@ -152,7 +163,8 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = build(settings)
-    with _started_ray(max(8, os.cpu_count() or 1)):
+    keys = settings.jobs.encryption
+    with _started_ray(max(8, os.cpu_count() or 1), keys.memory_folder if keys.on else ""):
         try:
             serve.start(
                 proxy_location=ProxyLocation.HeadOnly,

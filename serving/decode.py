@@ -68,7 +68,7 @@ def write_answer(answer: GenerationResponse, out: Path) -> list[Path]:
 
 
 async def _answer(settings: ServingSettings, fields: GenerationFields, contents: list[bytes]) -> GenerationResponse:
-    sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+    sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs, keep_subject=True)
     try:
         await sandbox.start()
         answers = Answers(LocalBackend(settings), sandbox, Metrics())

@@ -24,6 +24,7 @@ _SILENCE_S = 15.0
 _SENTENCES = {
     "quarantined": "the processes that worked on this job were lost at every attempt, so it is not tried again; "
     "the recording or the options may be what ends them",
+    "upload_lost": "the upload of this job is gone from the store, or can be read no more; send it again",
     "internal_error": "the service failed at this job at every attempt; the log has the reason",
 }
 

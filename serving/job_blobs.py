@@ -1,7 +1,8 @@
 """What belongs to a job and does not fit into a row: its upload, its result, a preview; files through fsspec.
 
 Writing returns when the bytes are on disk (local folders: file and folder are synced before and after the rename) or
-the object store has confirmed them. Names are the service's own; nothing a client said is part of one.
+the object store has confirmed them. Names are the service's own; nothing a client said is part of one. With a vault
+what is written is encrypted with its owner's key first, bound to its kind and name.
 """
 
 import errno
@@ -19,6 +20,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from serving.job_table import Job
 from serving.schema import GenerationFields
+from serving.settings import JobSettings
+from serving.vault import MAGIC, Vault
 
 Kind = Literal["uploads", "results", "previews"]
 KINDS: tuple[Kind, ...] = ("uploads", "results", "previews")
@@ -32,9 +35,12 @@ class JobBlobs:
     ----------
     root : str
         A local folder, or a URL of fsspec such as ``s3://bucket/jobs``.
+    vault : Vault, optional
+        Keys of the owners; without it everything is stored as it is.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, vault: Vault | None = None) -> None:
+        self._vault = vault
         self._files, self._root = fsspec.core.url_to_fs(root)
         self._local = isinstance(self._files, LocalFileSystem)
         self._prepared = False
@@ -50,17 +56,50 @@ class JobBlobs:
                 self._files.makedirs(f"{self._root}/{kind}", exist_ok=True)
         self._prepared = True
 
-    def write(self, kind: Kind, name: str, content: bytes) -> None:
-        """Store bytes under a name, whole or not at all; OSError if that fails."""
+    def write(self, kind: Kind, name: str, content: bytes, *, owner: str = "") -> None:
+        """Store bytes of an owner under a name, whole or not at all; OSError if that fails.
+
+        An upload makes the key of an owner who has none. Whatever else comes later: it raises `KeyDestroyed` if the
+        key was destroyed meanwhile, so that nothing of an owner who left is kept.
+        """
         self.prepare()
+        if self._vault is not None:
+            cipher = self._vault.cipher(owner, create=kind == "uploads")
+            content = cipher.encrypt(content, context=f"{name}/{kind}")
         with _reporting():
             if self._local:
                 self._write_local(Path(self._root) / kind, name, content)
             else:
                 self._files.pipe_file(f"{self._root}/{kind}/{name}", content)
 
-    def read(self, kind: Kind, name: str) -> bytes:
-        """Return the bytes of a name; FileNotFoundError if there are none."""
+    def read(self, kind: Kind, name: str, *, owner: str = "") -> bytes:
+        """Return the bytes of a name.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are none.
+        KeyDestroyed
+            If nobody can read them any more.
+        ValueError
+            If they are not what was encrypted for this owner, name and kind, or are encrypted and there is no vault.
+        OSError
+            If the store cannot be used.
+        """
+        content = self._stored(kind, name)
+        if self._vault is not None:
+            return self._vault.cipher(owner, create=False).decrypt(content, context=f"{name}/{kind}")
+        if content.startswith(MAGIC):
+            raise ValueError(
+                f"one of the {kind} of jobs is encrypted, and jobs.encryption is off; set it as it was when they came"
+            )
+        return content
+
+    def destroy_key(self, owner: str) -> bool:
+        """Make everything of an owner unreadable; return whether there was a key."""
+        return self._vault is not None and self._vault.destroy(owner)
+
+    def _stored(self, kind: Kind, name: str) -> bytes:
         with _reporting():
             try:
                 content: bytes = self._files.cat_file(f"{self._root}/{kind}/{name}")
@@ -112,6 +151,12 @@ class JobBlobs:
             os.fsync(place)
         finally:
             os.close(place)
+
+
+def open_blobs(settings: JobSettings) -> JobBlobs:
+    """Open the blobs of a service; ValueError if its master key cannot be used."""
+    keys = settings.encryption
+    return JobBlobs(settings.folder, Vault(keys.master_key_file, keys.key_folder) if keys.on else None)
 
 
 def erase_blobs(blobs: JobBlobs, job: Job) -> None:

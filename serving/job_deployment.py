@@ -24,10 +24,10 @@ class Jobs:
         from serving.answers import Answers
         from serving.metrics import Metrics
         from serving.provenance import Marker
-        from serving.sandbox import Sandbox
+        from serving.sandbox import open_sandbox
 
         self._settings = settings
-        self._sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+        self._sandbox = open_sandbox(settings)
         self._answers = Answers(RayBackend(encoder, generator), self._sandbox, Metrics(), Marker(settings.pictures))
         self._task: asyncio.Task[None] | None = None
 

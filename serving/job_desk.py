@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from serving.job_blobs import JobBlobs, erase_blobs, pack_upload
+from serving.job_blobs import erase_blobs, open_blobs, pack_upload
 from serving.job_store import JobStore, Submission
 from serving.job_table import Job, open_engine
 from serving.schema import GenerationFields
 from serving.settings import JobSettings
+from serving.vault import KeyDestroyed
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -24,6 +25,7 @@ Value = TypeVar("Value")
 # with the hashing of a body and the answer itself this stays below 2 s
 _ANSWER_S = 1.7
 _BYTES_PER_S = 20e6
+_ERASE_ALL_S = 30.0
 _N_THREADS = 16
 
 
@@ -41,7 +43,7 @@ class JobDesk:
         self._settings = settings
         self._bundle_id = bundle_id
         self._store = JobStore(open_engine(settings.database, settings.folder))
-        self._blobs = JobBlobs(settings.folder)
+        self._blobs = open_blobs(settings)
         # of its own: a database that hangs must not use up the threads of everything else
         self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="jobs")
 
@@ -77,20 +79,24 @@ class JobDesk:
     async def ending(self, job: Job) -> bytes | None:
         """Return the stored result or problem of an ended job; None if it was erased meanwhile."""
         try:
-            return await self._within(lambda: self._blobs.read("results", job.result))
-        except FileNotFoundError:
+            return await self._within(lambda: self._blobs.read("results", job.result, owner=job.owner))
+        except (FileNotFoundError, KeyDestroyed):
             return None
 
     async def preview(self, job: Job) -> bytes | None:
         """Return the newest preview of a job, a PNG; None if there is none any more."""
         try:
-            return await self._within(lambda: self._blobs.read("previews", job.id))
-        except FileNotFoundError:
+            return await self._within(lambda: self._blobs.read("previews", job.id, owner=job.owner))
+        except (FileNotFoundError, KeyDestroyed):
             return None
 
     async def erase(self, job_id: str, owner: str = "") -> bool:
         """Remove a job and everything of it; False if there is none."""
         return await self._within(lambda: self._erase(job_id, owner))
+
+    async def erase_all(self, owner: str = "") -> int:
+        """Remove every job of an owner, everything of them, and the owner's key; return how many jobs there were."""
+        return await self._within(lambda: self._erase_all(owner), _ERASE_ALL_S)
 
     async def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
@@ -116,7 +122,7 @@ class JobDesk:
             return Submission("known" if known.body_hash == body_hash else "other_body", known)
         blob = pack_upload(fields, contents)
         job = Job(job_id, owner, key_hash, body_hash, self._bundle_id, len(blob))
-        self._blobs.write("uploads", job_id, blob)
+        self._blobs.write("uploads", job_id, blob, owner=owner)
         try:
             done = self._store.submit(
                 job,
@@ -138,6 +144,15 @@ class JobDesk:
         if job is not None:
             erase_blobs(self._blobs, job)
         return job is not None
+
+    def _erase_all(self, owner: str) -> int:
+        jobs = self._store.erase_all(owner)
+        # before the files: from here on nobody can read what is left, in backups either
+        self._blobs.destroy_key(owner)
+        for job in jobs:
+            erase_blobs(self._blobs, job)
+        self._store.shrink()
+        return len(jobs)
 
 
 def _body_hash(fields: GenerationFields, contents: Sequence[bytes]) -> str:

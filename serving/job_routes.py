@@ -11,7 +11,7 @@ from serving.access import caller_of
 from serving.forms import GenerationForm, responses_with
 from serving.job_answers import events_of, full_status, status_of, stored, unknown_job
 from serving.job_desk import JobDesk
-from serving.job_schema import ENDED, MAX_KEY, JobState, JobStatus
+from serving.job_schema import ENDED, MAX_KEY, ErasedJobs, JobState, JobStatus
 from serving.job_table import Job
 from serving.metrics import Metrics
 from serving.problems import refusal
@@ -103,6 +103,12 @@ class JobCounter:
             raise unknown_job()
         return Response(status_code=204)
 
+    async def erase_all(self, request: Request) -> Response:
+        """Cancel all jobs of whoever sent the request, and erase what is kept of them."""
+        n_jobs = 0 if self._desk is None else await stored(self._desk.erase_all(caller_of(request).owner))
+        request.state.record["erased"] = n_jobs
+        return Response(ErasedJobs(n_jobs=n_jobs).model_dump_json(), media_type="application/json")
+
     async def measure(self) -> None:
         """Put the number of jobs in each state into the metrics, as far as the store can be asked."""
         if self._desk is None:
@@ -137,7 +143,7 @@ class JobCounter:
 
 
 def add_jobs(app: FastAPI, counter: JobCounter) -> None:
-    """Add the routes below ``/v1/jobs``."""
+    """Add the routes below ``/v1/jobs``, and the one that erases everything of its caller."""
 
     @app.post(
         "/v1/jobs",
@@ -169,3 +175,12 @@ def add_jobs(app: FastAPI, counter: JobCounter) -> None:
     @app.delete("/v1/jobs/{job_id}", status_code=204, description="Cancels the job and erases all that is kept of it.")
     async def erase(request: Request, job_id: str) -> Response:
         return await counter.erase(request, job_id)
+
+    @app.delete(
+        "/v1/me",
+        response_model=ErasedJobs,
+        description="Erases everything that is kept of the caller: all jobs, their uploads, results and previews, and "
+        "the key that they are encrypted with, where encryption is on. Members of a group that shares act for all.",
+    )
+    async def forget(request: Request) -> Response:
+        return await counter.erase_all(request)

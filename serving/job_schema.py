@@ -35,3 +35,11 @@ class JobPreview(BaseModel):
 
     step: int
     image: str = Field(description="base64 PNG, marked as generated in its metadata")
+
+
+class ErasedJobs(BaseModel):
+    """The answer of `DELETE /v1/me`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_jobs: int = Field(description="jobs that were cancelled or had ended, and are erased now")

@@ -96,6 +96,13 @@ class JobStore:
                 connection.execute(JOBS.delete().where(JOBS.c.id == job_id))
         return job
 
+    def erase_all(self, owner: str) -> list[Job]:
+        """Remove all jobs of an owner and return them."""
+        with self._writing() as (connection, _):
+            rows = connection.execute(select(JOBS).where(JOBS.c.owner == owner)).mappings().all()
+            connection.execute(JOBS.delete().where(JOBS.c.owner == owner))
+        return [Job.of(row) for row in rows]
+
     def work_waits(self, bundle: str) -> bool:
         """Tell, without locking anything, whether `lease` might give a job."""
         with self._reading() as connection:

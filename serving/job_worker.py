@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 
 from serving.backend import Preview, PreviewCallback
-from serving.job_blobs import JobBlobs, unpack_upload
+from serving.job_blobs import open_blobs, unpack_upload
 from serving.job_store import JobStore, Step
 from serving.job_sweep import sweep
 from serving.job_table import Job, open_engine
 from serving.problems import problem_of, refusal
 from serving.schema import GenerationFields, GenerationResponse, Problem, Progress
 from serving.settings import JobSettings
+from serving.vault import KeyDestroyed
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -77,7 +78,7 @@ class JobWorker:
         self._stack = stack
         self._name = secrets.token_hex(8)
         self._store = JobStore(open_engine(settings.database, settings.folder))
-        self._blobs = JobBlobs(settings.folder)
+        self._blobs = open_blobs(settings)
         self._runs: dict[str, _Run] = {}
         self._beat_due = self._sweep_due = 0.0  # monotonic seconds
 
@@ -133,9 +134,9 @@ class JobWorker:
             if run.preview is not None:
                 preview, run.preview = run.preview, None
                 try:
-                    await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png)
+                    await asyncio.to_thread(self._blobs.write, "previews", job_id, preview.png, owner=run.job.owner)
                     run.preview_step = preview.step
-                except OSError as error:
+                except (OSError, KeyDestroyed) as error:
                     # a lease is worth more than a preview, so the beat goes on
                     logger.warning("a preview could not be stored: %s", error)
         steps = {
@@ -155,7 +156,7 @@ class JobWorker:
         job = run.job
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                upload = await self._insist(self._read, job.id)
+                upload = await self._insist(self._read, job)
                 if upload is None:
                     raise refusal("upload_lost", "the upload of this job is gone from the store; send it again")
                 fields, contents = unpack_upload(upload)
@@ -166,6 +167,8 @@ class JobWorker:
             await self._end(job, problem_of(refusal("timed_out", sentence)))
         except HTTPException as error:
             await self._settle(job, problem_of(error))
+        except KeyDestroyed:
+            await self._forget(job)
         except Exception as error:
             logger.error("a job failed", exc_info=error)
             await self._insist(self._give_back, job, True, "internal_error", 0.0)
@@ -184,7 +187,11 @@ class JobWorker:
     async def _end(self, job: Job, answer: GenerationResponse | Problem, step: Step | None = None) -> None:
         """Write what came out, then end the job, then erase its upload; the first to end it wins."""
         name = f"{job.id}.{self._name}"
-        await self._insist(self._blobs.write, "results", name, answer.model_dump_json().encode())
+        try:
+            await self._insist(self._write, name, answer.model_dump_json().encode(), job.owner)
+        except KeyDestroyed:
+            await self._forget(job)
+            return
         if isinstance(answer, Problem):
             first = await self._insist(self._fail, job.id, answer.code, name)
         else:
@@ -192,11 +199,20 @@ class JobWorker:
         for remove in [("uploads", job.id), ("previews", job.id), *([] if first else [("results", name)])]:
             await self._insist(self._blobs.remove, *remove)
 
-    def _read(self, job_id: str) -> bytes | None:
+    async def _forget(self, job: Job) -> None:
+        """End a job whose owner's key was destroyed: nothing of it can be read, and nothing new may be kept."""
+        await self._insist(self._fail, job.id, "upload_lost", "")
+        for kind in ("uploads", "previews"):
+            await self._insist(self._blobs.remove, kind, job.id)
+
+    def _read(self, job: Job) -> bytes | None:
         try:
-            return self._blobs.read("uploads", job_id)
+            return self._blobs.read("uploads", job.id, owner=job.owner)
         except FileNotFoundError:
             return None
+
+    def _write(self, name: str, content: bytes, owner: str) -> None:
+        self._blobs.write("results", name, content, owner=owner)
 
     async def _insist(self, work: Callable[..., Value], *arguments: Any) -> Value:
         """Run blocking work in a thread, again and again while the store cannot be used."""

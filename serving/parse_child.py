@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
                 "too_many_epochs",
                 f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; send fewer",
             )
-        return _accepted(epochs)
+        return _accepted(epochs if request["keep_subject"] else replace(epochs, subject=""))
     except EpochsMismatch as error:
         return _refused("epochs_mismatch", str(error).replace(str(upload), "the file"))
     except MemoryError:

@@ -26,13 +26,17 @@ import numpy as np
 from encoders.epochs import SignalEpochs
 from encoders.formats import FORMATS
 from encoders.readers import read_epochs
+from encoders.zip_input import MAX_UNPACKED_BYTES
 from serving.landlock import landlock_version
 from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, rehearse, serve_upload
+from serving.reading_folder import remove_abandoned
 from serving.settings import ParseLimits
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.25
 _TCP_SINCE = 4
+# What one upload may occupy of the folder: it may be in memory, where no other limit would hold.
+_MAX_FOLDER_BYTES = MAX_UNPACKED_BYTES + (1 << 30)
 
 
 @dataclass
@@ -49,6 +53,7 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    remove_abandoned(folder.parent)
     fault = missing_isolation(folder)
     if fault and not limits.allow_unsandboxed_uploads:
         print(f"no isolation: {fault}", flush=True)
@@ -168,7 +173,7 @@ def _reap(children: dict[int, _Child], limits: ParseLimits, now: float) -> None:
     """Collect children that ended, kill those past their deadline or with too many files, remove their folders."""
     for pid, child in list(children.items()):
         at_work = child.deadline < float("inf")
-        if now >= child.deadline or now == float("inf") or (at_work and _too_many(child.folder, limits.n_files)):
+        if now >= child.deadline or now == float("inf") or (at_work and _too_much(child.folder, limits.n_files)):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         elif os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -180,21 +185,23 @@ def _reap(children: dict[int, _Child], limits: ParseLimits, now: float) -> None:
         del children[pid]
 
 
-def _too_many(folder: Path, n_files: int) -> bool:
-    """Return whether more than ``n_files`` files and folders lie beneath ``folder``."""
-    seen, left = 0, [folder]
-    while left and seen <= n_files:
+def _too_much(folder: Path, n_files: int) -> bool:
+    """Return whether more than ``n_files`` files and folders, or too many bytes, lie beneath ``folder``."""
+    seen, n_bytes, left = 0, 0, [folder]
+    while left and seen <= n_files and n_bytes <= _MAX_FOLDER_BYTES:
         try:
             with os.scandir(left.pop()) as entries:
                 for entry in entries:
                     seen += 1
+                    with contextlib.suppress(FileNotFoundError):
+                        n_bytes += 512 * entry.stat(follow_symlinks=False).st_blocks
                     if entry.is_dir(follow_symlinks=False):
                         left.append(Path(entry.path))
                     if seen > n_files:
                         break
         except OSError:  # it may be removed while we look
             continue
-    return seen > n_files
+    return seen > n_files or n_bytes > _MAX_FOLDER_BYTES
 
 
 def _end_with(parent: int) -> None:

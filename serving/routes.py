@@ -36,6 +36,7 @@ from serving.schema import (
     Problem,
     Progress,
 )
+from serving.sealed_uploads import SealedRoute
 from serving.settings import ServingSettings
 from serving.traces import TracedApp
 
@@ -89,6 +90,7 @@ def create_app(
         redoc_url=None,
         telemetry={"tracing": False},  # its spans start a trace of their own and hold the raw path
     )
+    app.router.route_class = SealedRoute
     app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
     counter = JobCounter(desk, metrics, settings)

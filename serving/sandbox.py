@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,9 @@ from pathlib import Path
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.landlock import landlock_version
 from serving.plain_epochs import unpack_epochs
+from serving.reading_folder import new_folder
 from serving.schema import CutWindow
-from serving.settings import ParseLimits
+from serving.settings import ParseLimits, ServingSettings
 
 _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
@@ -59,6 +58,12 @@ def require_isolation(limits: ParseLimits) -> None:
         raise OSError(f"uploads cannot be read in isolation: this kernel has no Landlock; {_UNSAFE}")
 
 
+def open_sandbox(settings: ServingSettings) -> "Sandbox":
+    """Make the sandbox of a service; with encryption it reads in memory."""
+    keys = settings.jobs.encryption
+    return Sandbox(settings.parse, max_epochs=settings.max_epochs, memory_folder=keys.memory_folder if keys.on else "")
+
+
 class Sandbox:
     """Read uploads in processes that hold neither a model nor a connection.
 
@@ -68,13 +73,27 @@ class Sandbox:
         What one upload may use.
     max_epochs : int
         Files with more epochs are refused.
+    memory_folder : str
+        Where uploads lie while they are read, a folder in memory; empty: the temporary folder, whatever it is on.
+    keep_subject : bool
+        Whether recordings keep the name of a person that their file holds. A service leaves that off: who somebody
+        is says the request, and nothing else.
+
+    Raises
+    ------
+    OSError
+        If `memory_folder` is not in memory.
     """
 
-    def __init__(self, limits: ParseLimits, *, max_epochs: int) -> None:
+    def __init__(
+        self, limits: ParseLimits, *, max_epochs: int, memory_folder: str = "", keep_subject: bool = False
+    ) -> None:
         self._limits = limits
         self._max_epochs = max_epochs
         self._places = asyncio.Semaphore(limits.n_processes)
-        self._folder = Path(tempfile.mkdtemp(prefix="phosphene-read-"))
+        self._keep_subject = keep_subject
+        self._place = new_folder(Path(memory_folder) if memory_folder else None, in_memory=bool(memory_folder))
+        self._folder = self._place.path
         self._server: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
 
@@ -108,7 +127,7 @@ class Sandbox:
             if self._server.stdout is not None:
                 self._server.stdout.close()
             self._server = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._place.remove()
 
     async def read(
         self, content: bytes, *, onsets: Sequence[float] | None = None, window: CutWindow | None = None
@@ -132,6 +151,7 @@ class Sandbox:
             "onsets": list(onsets) if onsets else None,
             "window": (window or CutWindow()).model_dump(),
             "n_bytes": len(content),
+            "keep_subject": self._keep_subject,
         }
         async with self._places:
             started = asyncio.get_running_loop().time()
@@ -150,7 +170,8 @@ class Sandbox:
         # The answer of a process that read hostile bytes is itself checked, value by value.
         try:
             epochs = header.get("epochs")
-            return unpack_epochs(epochs if isinstance(epochs, dict) else {}, body)
+            epochs = epochs if isinstance(epochs, dict) else {}
+            return unpack_epochs(epochs if self._keep_subject else epochs | {"subject": ""}, body)
         except EpochsMismatch:
             return Refused("reading_failed", "the reader gave back something that is not a recording")
 
@@ -197,8 +218,7 @@ class Sandbox:
                 assert pipe is not None
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        for old in self._folder.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self._place.clear()
         keep = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         # a replica may run in any working folder, so the packages are found where this file lies
         keep |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
@@ -207,6 +227,7 @@ class Sandbox:
         server = subprocess.Popen(
             [sys.executable, "-m", "serving.parse_server", str(self._folder), self._limits.model_dump_json()]
             + [str(self._max_epochs)],
+            pass_fds=[self._place.alive.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=keep,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serving.access_settings import AccessSettings, PictureSettings
+from serving.access_settings import AccessSettings, EncryptionSettings, PictureSettings
 from serving.schema import MAX_EPOCHS, MAX_UPLOAD_MB
 
 
@@ -67,12 +67,14 @@ class JobSettings(BaseModel):
     lease_s: float = Field(15.0, gt=0.0, description="a worker that was silent for this long has lost its jobs")
     beat_s: float = Field(0.5, gt=0.0, description="how often a worker prolongs its leases and tells progress")
     sweep_s: float = Field(10.0, gt=0.0, description="how often what has expired or was left over is erased")
+    encryption: EncryptionSettings = EncryptionSettings()
 
     def resolved(self) -> "JobSettings":
         """Return settings whose folder means the same in every process, whatever folder that runs in."""
-        if not self.folder or "://" in self.folder:
-            return self
-        return self.model_copy(update={"folder": str(Path(self.folder).expanduser().resolve())})
+        changes: dict[str, object] = {"encryption": self.encryption.resolved()}
+        if self.folder and "://" not in self.folder:
+            changes["folder"] = str(Path(self.folder).expanduser().resolve())
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _is_complete(self) -> "JobSettings":
@@ -80,6 +82,12 @@ class JobSettings(BaseModel):
             raise ValueError("jobs.database is set and jobs.folder is not; name a folder for uploads and results too")
         if "://" in self.folder and not self.folder.startswith("file://") and not self.database:
             raise ValueError(f"jobs.folder is {self.folder!r} and SQLite needs a local folder; set jobs.database too")
+        if self.encryption.on and not self.folder:
+            raise ValueError(
+                "jobs.encryption is set and jobs.folder is not; there is nothing to encrypt, name a folder"
+            )
+        if self.encryption.on and Path(self.encryption.master_key_file).is_relative_to(self.folder):
+            raise ValueError("jobs.encryption.master_key_file lies in jobs.folder; keep it where the jobs are not")
         if self.beat_s * 4 > self.lease_s:
             raise ValueError(
                 f"beat_s is {self.beat_s:g} and lease_s {self.lease_s:g}, expected at least four beats in a lease; "

@@ -1,4 +1,4 @@
-"""`phosphene users` and `phosphene audit`: who may use a service, and whether its log is as it was written."""
+"""`phosphene users`, `audit` and `vault`: who may use a service, is its log intact, keys of what it keeps."""
 
 import argparse
 import json
@@ -33,6 +33,11 @@ def add_user_commands(add: AddCommand) -> None:
     verify.add_argument("file", type=Path)
     verify.add_argument("--key", type=Path, metavar="FILE", help="the secret that the log was written with")
     new_key = _action(actions, "new-key", _new_audit_key, "make a secret for access.audit_key_file")
+    new_key.add_argument("file", type=Path)
+
+    vault = add("vault", _run_action, "make the master key of what a service keeps of jobs")
+    actions = vault.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new_key = _action(actions, "new-key", _new_master_key, "make a key for jobs.encryption.master_key_file")
     new_key.add_argument("file", type=Path)
 
 
@@ -131,6 +136,17 @@ def _new_audit_key(arguments: argparse.Namespace) -> int:
     descriptor = os.open(arguments.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
+    return _tell_key(arguments)
+
+
+def _new_master_key(arguments: argparse.Namespace) -> int:
+    from serving.vault import new_master_key
+
+    new_master_key(arguments.file)
+    return _tell_key(arguments)
+
+
+def _tell_key(arguments: argparse.Namespace) -> int:
     print(
         json.dumps({"file": str(arguments.file)})
         if arguments.json

@@ -6,12 +6,12 @@ and the kind of blob, so that one cannot be put in another's place. Files of key
 names tell nobody who they are about. Whoever overwrites a file on a copy-on-write or flash disk does not know that the
 old block is gone: what is left there is encrypted with the master key, which must lie elsewhere.
 
-For stored jobs: ``cipher = vault.cipher(person)`` once, ``cipher.encrypt(content, context=f"{job_id}/upload")`` before
-writing and ``cipher.decrypt`` after reading, ``vault.destroy(person)`` to delete. A person is whatever the operator
-deletes as one: the owner of a request (`serving.access.Caller.owner`), or an owner and a subject.
+`serving.job_blobs` asks for the cipher each time it writes or reads, so that a key that was destroyed is gone for every
+process at once. A person is whoever is deleted as one: the owner of a request (`serving.access.Caller.owner`).
 """
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -24,7 +24,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_MAGIC = b"phe1"
+MAGIC = b"phe1"
 _NONCE_BYTES, _KEY_BYTES, _TAG_BYTES = 12, 32, 16
 _WRAPPED_BYTES = _NONCE_BYTES + _KEY_BYTES + _TAG_BYTES
 
@@ -43,7 +43,7 @@ class PersonCipher:
         """Encrypt a blob; it is 32 bytes longer."""
         # random nonces are safe for 2**32 blobs per key, and a person's key sees thousands
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _MAGIC + nonce + AESGCM(self.key).encrypt(nonce, content, _MAGIC + context.encode())
+        return MAGIC + nonce + AESGCM(self.key).encrypt(nonce, content, MAGIC + context.encode())
 
     def decrypt(self, blob: bytes, *, context: str) -> bytes:
         """Decrypt a blob.
@@ -53,11 +53,11 @@ class PersonCipher:
         ValueError
             If it was changed, is somebody else's, or stood in another context.
         """
-        nonce, sealed = blob[len(_MAGIC) :][:_NONCE_BYTES], blob[len(_MAGIC) + _NONCE_BYTES :]
+        nonce, sealed = blob[len(MAGIC) :][:_NONCE_BYTES], blob[len(MAGIC) + _NONCE_BYTES :]
         try:
-            if not blob.startswith(_MAGIC) or len(sealed) < _TAG_BYTES:
+            if not blob.startswith(MAGIC) or len(sealed) < _TAG_BYTES:
                 raise InvalidTag
-            return AESGCM(self.key).decrypt(nonce, sealed, _MAGIC + context.encode())
+            return AESGCM(self.key).decrypt(nonce, sealed, MAGIC + context.encode())
         except InvalidTag:
             raise ValueError(
                 f"a stored blob ({len(blob)} bytes) is not what was encrypted here, expected one of this person and "
@@ -93,6 +93,8 @@ class Vault:
         ------
         KeyDestroyed
             If there is no key and `create` is false: say so when reading.
+        OSError
+            If the folder of keys cannot be used.
         ValueError
             If the key is damaged, or was encrypted with another master key.
         """
@@ -100,6 +102,8 @@ class Vault:
         try:
             wrapped = path.read_bytes()
         except FileNotFoundError:
+            if not self._folder.is_dir():
+                raise OSError(errno.EIO, "the folder of keys is gone") from None  # away, which is not destroyed
             if not create:
                 raise KeyDestroyed("the key of this person was destroyed, or never made") from None
             wrapped = self._make(path)

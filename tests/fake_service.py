@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.answers import Answers
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
+from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
 from serving.cluster import free_port
 from serving.job_desk import JobDesk
 from serving.job_worker import JobWorker
 from serving.metrics import Metrics
 from serving.rendering import encode_png, to_base64
 from serving.routes import create_app
-from serving.sandbox import Sandbox
+from serving.sandbox import open_sandbox
 from serving.schema import BundleInfo, CutWindow, InputReport, Neighbour
 from serving.settings import ServingSettings
 
@@ -127,13 +127,15 @@ def with_worker(app: ASGIApp, worker: JobWorker) -> ASGIApp:
 
 
 @contextmanager
-def fake_service(settings: ServingSettings, backend: FakeBackend, example: Path | None = None) -> Iterator[str]:
+def fake_service(
+    settings: ServingSettings, backend: Backend, example: Path | None = None, *, worker: bool = True
+) -> Iterator[str]:
     """Run the interface over `backend` in a thread, and a jobs worker if jobs have a folder; yield its base URL."""
     port = free_port()
-    sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
+    sandbox = open_sandbox(settings)
     desk = JobDesk(settings.jobs, INFO.id) if settings.jobs.folder else None
     app = create_app(settings, backend, sandbox, example, desk)
-    if desk is not None:
+    if desk is not None and worker:
         app = with_worker(
             app,
             JobWorker(settings.jobs, Answers(backend, sandbox, Metrics()).generation, bundle_id=INFO.id, stack="fake"),

@@ -348,6 +348,6 @@ def test_the_service_does_not_start_without_isolation_unless_told(
 def test_a_process_that_makes_too_many_files_is_seen(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / "a" / f"{number}").mkdir(parents=True)
-    assert parse_server._too_many(tmp_path, 5)
-    assert not parse_server._too_many(tmp_path, 6)
-    assert not parse_server._too_many(tmp_path / "absent", 0)
+    assert parse_server._too_much(tmp_path, 5)
+    assert not parse_server._too_much(tmp_path, 6)
+    assert not parse_server._too_much(tmp_path / "absent", 0)

@@ -1,0 +1,107 @@
+"""Uploads while they arrive: small ones in memory, larger ones in a temporary file that only this process can read.
+
+The web framework spools the files of a form, and what passes 1 MB lies in the temporary folder until the request is
+done. Here it is encrypted with a key that exists in this object alone, so that nothing of a recording can be found on
+the disk, also after a crash. Nobody else can write to the file, which has no name, so it is not authenticated.
+"""
+
+import io
+import secrets
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from tempfile import TemporaryFile
+from typing import IO, Any, BinaryIO, cast
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+_IN_MEMORY = 1 << 20
+
+
+class SealedFile:
+    """A temporary file whose part on disk is encrypted (AES-256-CTR): written once, then read from its start on.
+
+    It has what `starlette.datastructures.UploadFile` uses of a `tempfile.SpooledTemporaryFile`.
+    """
+
+    _max_size = _IN_MEMORY
+
+    def __init__(self) -> None:
+        self._rolled = False
+        self._file: IO[bytes] = io.BytesIO()
+        self._cipher = Cipher(algorithms.AES(secrets.token_bytes(32)), modes.CTR(secrets.token_bytes(16)))
+        self._writing = self._cipher.encryptor()
+        self._reading = self._cipher.decryptor()
+
+    def write(self, content: bytes) -> int:
+        """Append bytes; the ones that are too many for the memory move all to the disk."""
+        if not self._rolled and self._file.tell() + len(content) > _IN_MEMORY:
+            memory, self._file, self._rolled = self._file, TemporaryFile(), True
+            memory.seek(0)
+            self._file.write(self._writing.update(memory.read()))
+        self._file.write(self._writing.update(content) if self._rolled else content)
+        return len(content)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on from where the last read ended."""
+        content = self._file.read(size)
+        return self._reading.update(content) if self._rolled else content
+
+    def seek(self, offset: int) -> int:
+        """Go to the start; there is no other place to go."""
+        if offset != 0:
+            raise ValueError(f"a sealed upload is read from its start, got seek({offset}); seek to 0")
+        self._reading = self._cipher.decryptor()
+        return self._file.seek(0)
+
+    def tell(self) -> int:
+        """Return how many bytes were written or read."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class _SealingParser(MultiPartParser):
+    """Parses a form whose files are sealed."""
+
+    def on_headers_finished(self) -> None:
+        """Give the part its file; what the framework made for it is still empty."""
+        super().on_headers_finished()
+        part = self._current_part
+        if part.file is not None:
+            part.file.file.close()
+            sealed = SealedFile()
+            self._files_to_close_on_error[-1] = cast(Any, sealed)
+            part.file = UploadFile(
+                cast(BinaryIO, sealed), size=0, filename=part.file.filename, headers=part.file.headers
+            )
+
+
+class _SealingRequest(Request):
+    async def _get_form(self, **limits: Any) -> FormData:
+        if self._form is None and self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            try:
+                async with aclosing(self.stream()) as stream:
+                    self._form = await _SealingParser(self.headers, stream, **limits).parse()
+            except MultiPartException as error:
+                raise HTTPException(400, detail=error.message) from None
+        return await super()._get_form(**limits)
+
+
+class SealedRoute(APIRoute):
+    """A route whose uploads never lie on a disk as they are."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Handle requests whose form is parsed here."""
+        handle = super().get_route_handler()
+
+        async def sealed(request: Request) -> Response:
+            return await handle(_SealingRequest(request.scope, request.receive))
+
+        return sealed

@@ -1,0 +1,195 @@
+"""Nothing of a recording on a disk while encryption is on, and nothing anywhere once somebody asked to be forgotten."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from canary_search import CanarySearch
+from fake_service import INFO, FakeBackend, fake_service
+from tiny_bundle import make_tiny_bundle, tiny_recording
+
+from encoders.epochs import SignalEpochs
+from serving.access_settings import AccessSettings, EncryptionSettings
+from serving.job_blobs import open_blobs
+from serving.landlock import landlock_version
+from serving.settings import JobSettings, ServingSettings
+from serving.user_groups import (
+    AccessFile,
+    GroupDescription,
+    add_user,
+    create_group,
+    read_access_file,
+    write_access_file,
+)
+from serving.vault import KeyDestroyed, new_master_key
+
+ROOT = Path(__file__).resolve().parents[1]
+# Sixteen bytes that are four samples of about 12 uV, and a name in the answer.
+SAMPLES, NAME = b"CAn7RYo7fSi7Gnl7", b"canary-stimulus"
+WORDS = (SAMPLES, NAME, b'"traces"')
+pytestmark = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+def recording() -> bytes:
+    """Make a recording of 1.5 MB that has the canaries in it."""
+    noise = tiny_recording("eeg", 60)
+    data = noise.data.copy()
+    data[:, 5, :40] = np.tile(np.frombuffer(SAMPLES, dtype="<f4"), 10)
+    names = tuple(f"{NAME.decode()} {index % 2}" for index in range(60))
+    content = SignalEpochs(data, noise.sfreq, noise.tmin, noise.ch_names, noise.ch_types, noise.positions, "", names)
+    made = content.to_bytes()
+    assert SAMPLES * 10 in made and len(made) > 1 << 20
+    return made
+
+
+@dataclass
+class Place:
+    """A service with jobs, a worker process to start, and a search over all that they write."""
+
+    http: httpx.Client
+    settings: ServingSettings
+    search: CanarySearch
+    environment: dict[str, str]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60.0
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        command = [sys.executable, str(ROOT / "tests" / "private_worker.py"), self.settings.model_dump_json(), INFO.id]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        self.search.pids = (*self.search.pids, process.pid)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.communicate()
+
+    def submit(self, content: bytes, **fields: str) -> httpx.Response:
+        """Hand a job in, with a look at the disk while most of the body is there and the end is not."""
+        whole = self.http.build_request("POST", "/v1/jobs", files={"file": content}, data=fields)
+        body = whole.read()
+
+        def pieces() -> Iterator[bytes]:
+            yield body[:-100]
+            time.sleep(0.5)
+            self.search.look()
+            yield body[-100:]
+
+        headers = {"content-type": whole.headers["content-type"]}
+        return self.http.post("/v1/jobs", content=pieces(), headers=headers)
+
+
+@contextmanager
+def place(
+    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, encryption: EncryptionSettings
+) -> Iterator[Place]:
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
+    write_access_file(folder / "access.yaml", access)
+    settings = ServingSettings(
+        bundle=bundle,
+        jobs=JobSettings(folder=str(folder / "jobs"), beat_s=0.1, sweep_s=0.5, encryption=encryption),
+        access=AccessSettings(file=str(folder / "access.yaml"), audit_file=str(folder / "audit.log")),
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp")}
+    search = CanarySearch(WORDS, [folder], (os.getpid(),))
+    headers = {"Authorization": f"Bearer {keys['anna']}"}
+    with fake_service(settings, FakeBackend(), worker=False) as url:
+        with httpx.Client(base_url=url, timeout=60.0, trust_env=False, headers=headers) as http:
+            yield Place(http, settings, search, environment)
+
+
+@pytest.fixture
+def encryption(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> EncryptionSettings:
+    master = tmp_path_factory.mktemp("master") / "master.key"
+    new_master_key(master)
+    return EncryptionSettings(master_key_file=str(master), key_folder=str(tmp_path / "keys"))
+
+
+def test_with_encryption_no_plain_signal_is_ever_on_a_disk(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, encryption: EncryptionSettings
+) -> None:
+    with place(tmp_path, bundle, monkeypatch, encryption) as here:
+        with here.search.always(), here.worker():
+            answer = here.submit(recording(), preview="true", num_inference_steps="40", average="true")
+            assert answer.status_code == 202, answer.text
+            job = answer.headers["location"]
+            shown = []
+            with here.http.stream("GET", f"{job}/events") as events:
+                shown = [line for line in events.iter_lines() if line.startswith("event: ")]
+            assert "event: preview" in shown and "event: result" in shown
+            here.wait(lambda: here.http.get(job).json()["status"] == "finished")
+        result = here.http.get(job).json()["result"]
+        assert result["epochs"][0]["stimulus"].startswith(NAME.decode()) and result["preview"][0]["traces"]
+        here.search.look()
+        assert here.search.n_large > 0, "the spooled upload was never seen, so nothing was proven"
+        assert here.search.hits == set()
+        (stored,) = (tmp_path / "jobs" / "results").iterdir()
+        assert stored.read_bytes().startswith(b"phe1")
+
+
+def test_who_asks_to_be_forgotten_leaves_neither_files_nor_rows_nor_a_key(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, encryption: EncryptionSettings
+) -> None:
+    with place(tmp_path, bundle, monkeypatch, encryption) as here:
+        waiting = [here.submit(recording()).json()["id"] for _ in range(2)]
+        backup = tmp_path / "backup"
+        shutil.copytree(tmp_path / "jobs", backup)
+        assert len(list((tmp_path / "keys").iterdir())) == 1
+        assert here.http.delete("/v1/me").json() == {"n_jobs": 2}
+        assert here.http.delete("/v1/me").json() == {"n_jobs": 0}
+        assert {here.http.get(f"/v1/jobs/{job}").status_code for job in waiting} == {404}
+        assert list((tmp_path / "keys").iterdir()) == []
+        assert not [file for file in (tmp_path / "jobs").rglob("*") if file.is_file() and "sqlite" not in file.name]
+        ids = [job.encode() for job in waiting]
+        gone = CanarySearch([*WORDS, *ids, b"lab/anna"], [tmp_path / "jobs", tmp_path / "tmp"])
+        gone.look()
+        assert gone.hits == set() and gone.n_read > 0
+        blobs = open_blobs(here.settings.jobs.model_copy(update={"folder": str(backup)}))
+        with pytest.raises(KeyDestroyed):
+            blobs.read("uploads", waiting[0], owner="lab/anna")
+
+
+def test_only_the_own_things_are_forgotten_and_it_is_on_record(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place(tmp_path, bundle, monkeypatch, EncryptionSettings()) as here:
+        mine = here.submit(recording()).headers["location"]
+        here.search.look()
+        assert here.search.hits, "without encryption the upload lies in the store, so the search finds what is there"
+        after, key = add_user(read_access_file(tmp_path / "access.yaml"), "lab", "ben")
+        write_access_file(tmp_path / "access.yaml", after)
+        other = {"Authorization": f"Bearer {key}"}
+        assert here.http.delete("/v1/me", headers=other).json() == {"n_jobs": 0}
+        assert here.http.get(mine).status_code == 200
+        assert here.http.delete("/v1/me").json() == {"n_jobs": 1}
+        assert here.http.get(mine).status_code == 404
+        here.search.hits.clear()
+        here.search.look()
+        assert here.search.hits == set()
+        records = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+        forgotten = [(one["who"], one["erased"]) for one in records if one.get("route") == "/v1/me"]
+        assert forgotten == [("lab/ben", 0), ("lab/anna", 1)]
+        assert here.http.delete("/v1/me", headers={"Authorization": "Bearer phk_no"}).status_code == 401

@@ -1,0 +1,70 @@
+"""Uploads that pass through the disk: nothing readable on it, and the same bytes come back."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, UploadFile
+
+from serving.sealed_uploads import SealedFile, SealedRoute
+
+CANARY = b"canary of a signal, "
+
+
+def on_disk() -> list[bytes]:
+    """Read every regular file that this process holds open and that has no name, as the system sees it."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            if "(deleted)" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                found.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5_000_000])
+@pytest.mark.parametrize("chunk", [65_536, 10_000_000])
+def test_what_is_written_in_pieces_is_read_again(n_bytes: int, chunk: int) -> None:
+    content = os.urandom(n_bytes)
+    file = SealedFile()
+    for start in range(0, n_bytes, chunk):
+        file.write(content[start : start + chunk])
+    for _ in range(2):
+        file.seek(0)
+        pieces = [file.read(100_000), file.read(1), file.read()]
+        assert b"".join(pieces) == content and file.read() == b""
+    with pytest.raises(ValueError, match="from its start"):
+        file.seek(5)
+    file.close()
+
+
+def test_a_form_gives_its_files_back_and_leaves_no_readable_byte_on_the_disk() -> None:
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    seen: list[list[bytes]] = []
+
+    @app.post("/")
+    async def take(file: list[UploadFile]) -> list[Any]:
+        seen.append(on_disk())
+        return [[one.size, (await one.read()).hex()[-40:]] for one in file]
+
+    small, large = CANARY, CANARY * 200_000
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            broken = {"content-type": "multipart/form-data; boundary=x"}
+            assert (await client.post("/", content=b"--y\r\n", headers=broken)).status_code == 400
+            return await client.post("/", files=[("file", ("a", small)), ("file", ("b", large))])
+
+    answer = asyncio.run(post())
+    assert answer.json() == [[len(one), one.hex()[-40:]] for one in (small, large)]
+    (files,) = seen
+    assert [len(content) for content in files if len(content) > 1 << 20] == [len(large)], (
+        "the large file is on the disk"
+    )
+    assert not any(CANARY in content for content in files)
+    assert not any(len(content) > 1 << 20 for content in on_disk()), "it is removed with the request"
