@@ -1,7 +1,7 @@
 """Cut epochs out of a recording that is still running, as `encoders.cutting` cuts them out of a file.
 
-The high-pass of a file looks seconds ahead, so a recursive one of the same -6 dB point stands in for it; the low-pass is
-the file's own, since it has to wait for half its length only. What goes in decides what comes out, not how it was cut
+The high-pass of a file looks seconds ahead, so a recursive one of the same -6 dB point stands in for it; the low-pass
+is the file's own, since it waits for half its length only. What goes in decides what comes out, not how it was cut
 into chunks. Clipping is looked for before any filter rounds it off.
 """
 
@@ -157,7 +157,7 @@ class LiveCutter:
             )
         if sample - self._before - self._half < self.n_samples - self._filled and self.n_samples > self._filled:
             raise EpochsMismatch(
-                f"the stimulus at sample {sample} was marked when {self.n_samples} samples had come, which is too late: "
+                f"the stimulus at sample {sample} was marked after {self.n_samples} samples had come, too late; "
                 f"send marks within {LATE_S:g} s"
             )
         self._waiting.append(_Mark(number, sample, stimulus))

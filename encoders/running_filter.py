@@ -25,7 +25,7 @@ class RunningFilter:
         self._state: Array | None = None
 
     def push(self, chunk: Array) -> Array:
-        """Filter the next samples, ``(n_channels, n)`` float64 to the same; how they are cut into chunks is no matter."""
+        """Filter the next samples, ``(n_channels, n)`` float64 to the same; chunks may have any length."""
         if chunk.shape[1] == 0:
             return chunk
         if self._state is None:
