@@ -15,17 +15,16 @@ from scipy import signal
 from encoders.epochs import SignalEpochs
 from encoders.preprocess import Preprocessor
 from encoders.resample import band_pass, transition_width
+from encoders.running_filter import RunningFilter, high_pass_sections
 from encoders.sensors import match_channels
 
 Array = NDArray[np.float64]
 
-LOW_PASS_ORDER, HIGH_PASS_ORDER = 4, 1
+LOW_PASS_ORDER = 4
 
 
-class CausalBandPass:
+class CausalBandPass(RunningFilter):
     """Butterworth high-pass and low-pass that keep their state from chunk to chunk.
-
-    It starts as if the first sample had always been there, so an offset makes no transient.
 
     Parameters
     ----------
@@ -54,30 +53,14 @@ class CausalBandPass:
         # A Butterworth filter is at -3 dB where its design says; of order n it is at -6 dB 3 ** (1 / 2n) times further.
         sections = [signal.butter(LOW_PASS_ORDER, stop / 3 ** (0.5 / LOW_PASS_ORDER), fs=sfreq, output="sos")]
         if l_freq is not None:
-            half = l_freq - min(max(0.25 * l_freq, 2.0), l_freq) / 2.0
-            edge = half * 3 ** (0.5 / HIGH_PASS_ORDER)
-            sections.append(signal.butter(HIGH_PASS_ORDER, edge, "highpass", fs=sfreq, output="sos"))
+            sections.append(high_pass_sections(sfreq, l_freq))
+        super().__init__(np.concatenate(sections))
         self.sfreq = sfreq
-        self.sos: Array = np.concatenate(sections)
         # the low-pass alone: the high-pass has a large delay, but only where it lets nothing through
         slow = np.array([0.25 * h_freq])
         response = signal.freqz_sos(sections[0], slow, fs=sfreq)[1]
         self.delay = float(-np.angle(response[0]) / (2 * np.pi * slow[0]))
         """Delay in s of the middle of the pass band."""
-        self._state: Array | None = None
-
-    def push(self, chunk: Array) -> Array:
-        """Filter the next samples, ``(n_channels, n)`` float64 to the same."""
-        if chunk.shape[1] == 0:
-            return chunk
-        if self._state is None:
-            self._state = signal.sosfilt_zi(self.sos)[:, None, :] * chunk[None, :, :1]
-        filtered, self._state = signal.sosfilt(self.sos, chunk, axis=1, zi=self._state)
-        return np.asarray(filtered, dtype=np.float64)
-
-    def reset(self) -> None:
-        """Forget the past."""
-        self._state = None
 
 
 class StreamingPreprocessor:

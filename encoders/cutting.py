@@ -47,8 +47,8 @@ def cut_epochs(
     EpochsMismatch
         If there are no onsets, no epoch fits, or the recording is too large.
     """
-    events, event_id = _given_events(raw, onsets, tmin, tmax) if onsets is not None else _found_events(raw)
-    picks = _signal_channels(raw)
+    events, event_id = _given_events(raw, onsets, tmin, tmax) if onsets is not None else found_events(raw)
+    picks = signal_channels(raw)
     n_samples = round((tmax - tmin) * raw.info["sfreq"]) + 1
     _check_size("the recording", len(picks) * len(raw.times))
     _check_size("cut into epochs, the recording", len(events) * len(picks) * n_samples)
@@ -95,7 +95,14 @@ def _given_events(
     return np.column_stack([samples, np.zeros_like(samples), np.ones_like(samples)]), {"": 1}
 
 
-def _found_events(raw: "mne.io.BaseRaw") -> tuple[NDArray[np.int64], dict[str, int]]:
+def found_events(raw: "mne.io.BaseRaw") -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Return the events of a file as MNE's array, and the code of each stimulus id.
+
+    Raises
+    ------
+    EpochsMismatch
+        If it has none.
+    """
     texts = {str(text) for text in raw.annotations.description if not _NOT_AN_ONSET.match(str(text))}
     texts = {text for text in texts if _STIMULUS.match(text)} or texts
     if texts:
@@ -127,7 +134,8 @@ def _trigger_events(raw: "mne.io.BaseRaw", stim_channel: str) -> NDArray[np.int6
     return events
 
 
-def _signal_channels(raw: "mne.io.BaseRaw") -> list[str]:
+def signal_channels(raw: "mne.io.BaseRaw") -> list[str]:
+    """Name the EEG and MEG channels that are not marked bad; EpochsMismatch if there are none."""
     types = raw.get_channel_types()
     bad = set(raw.info["bads"])
     known = [known_kind(kind, name) in CHANNEL_KINDS for kind, name in zip(types, raw.ch_names, strict=True)]

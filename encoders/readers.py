@@ -10,8 +10,11 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import mne
 
 from encoders.cutting import cut_epochs
 from encoders.epochs import EpochsMismatch, SignalEpochs
@@ -58,6 +61,38 @@ def read_epochs(
     EpochsMismatch
         If the recording cannot be used; the message says why and names no path.
     """
+    with opened_recording(path) as (recording, kind):
+        if isinstance(recording, SignalEpochs):
+            if onsets is not None:
+                raise EpochsMismatch(f"onsets were given, but the {kind} file is already cut; leave onsets out")
+            epochs = recording
+        else:
+            epochs = cut_epochs(recording, onsets, tmin, tmax, l_freq, h_freq)
+        check_bounds(epochs)
+        return epochs
+
+
+@contextmanager
+def opened_recording(path: Path) -> Iterator[tuple["SignalEpochs | mne.io.BaseRaw", str]]:
+    """Open a recording, whose samples may be read inside the context only; what fails there is told as here.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_epochs`.
+
+    Yields
+    ------
+    recording : SignalEpochs or mne.io.BaseRaw
+        Epochs if the file holds some, else the continuous recording.
+    kind : str
+        Name of the format.
+
+    Raises
+    ------
+    EpochsMismatch
+        If the recording cannot be used; the message says why and names no path.
+    """
     path = Path(path)
     if not path.is_file():
         raise EpochsMismatch("the recording is not a file; send one file, and pack formats made of several into a zip")
@@ -66,10 +101,8 @@ def read_epochs(
         if file_format.read is None:
             raise EpochsMismatch(f"the file is {file_format.name}, which is not supported; {file_format.advice}")
         try:
-            staged = _staged(main, Path(folder), file_format.suffix)
-            epochs = _read(staged, file_format, onsets, (tmin, tmax), (l_freq, h_freq))
-            check_bounds(epochs)
-            return epochs
+            recording = _read(_staged(main, Path(folder), file_format.suffix), file_format)
+            yield recording, file_format.name
         except EpochsMismatch:
             raise
         except Exception as error:
@@ -78,26 +111,17 @@ def read_epochs(
             ) from error
 
 
-def _read(
-    path: Path,
-    file_format: Format,
-    onsets: Sequence[float] | None,
-    limits: tuple[float, float],
-    band: tuple[float | None, float | None],
-) -> SignalEpochs:
+def _read(path: Path, file_format: Format) -> "SignalEpochs | mne.io.BaseRaw":
     assert file_format.read is not None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         recording = file_format.read(path)
-        for warning in caught:
-            duplicates = _DUPLICATES.search(str(warning.message))
-            if duplicates:
-                raise EpochsMismatch(f"channel names {duplicates.group(1)} appear more than once; rename them")
-        if not isinstance(recording, SignalEpochs):
-            check_rate(float(recording.info["sfreq"]))
-            return cut_epochs(recording, onsets, *limits, *band)
-    if onsets is not None:
-        raise EpochsMismatch(f"onsets were given, but the {file_format.name} file is already cut; leave onsets out")
+    for warning in caught:
+        duplicates = _DUPLICATES.search(str(warning.message))
+        if duplicates:
+            raise EpochsMismatch(f"channel names {duplicates.group(1)} appear more than once; rename them")
+    if not isinstance(recording, SignalEpochs):
+        check_rate(float(recording.info["sfreq"]))
     return recording
 
 

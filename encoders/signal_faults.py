@@ -71,11 +71,7 @@ def inspect_signal(epochs: SignalEpochs, layout: SensorLayout, *, min_fraction: 
     known = match.epochs.pick([name for name in layout.ch_names if name not in match.interpolated])
     numbers = [_numbers(known.data[start : start + _CHUNK], known) for start in range(0, known.n_epochs, _CHUNK)]
     clipped, line, agreement, even = np.concatenate(numbers, axis=1)
-    if (clipped > MAX_CLIPPED).mean() > 0.5:
-        raise EpochsMismatch(
-            f"the signal is clipped: {100 * np.median(clipped):.0f} % of the samples sit at the largest or smallest "
-            f"value of their channel, expected less than {100 * MAX_CLIPPED:.0f} %; lower the gain and record again"
-        )
+    _refuse_clipped(clipped)
     if (line > REFUSED_LINE).mean() > 0.5:
         raise EpochsMismatch(
             f"{100 * np.median(line):.0f} % of the power is line noise at 50 or 60 Hz, expected less than "
@@ -93,6 +89,17 @@ def inspect_signal(epochs: SignalEpochs, layout: SensorLayout, *, min_fraction: 
         ),
     )
     return tuple(_flag(code, np.flatnonzero(rows).tolist(), words) for code, rows, words in found if rows.any())
+
+
+def check_clipping(data: Float) -> None:
+    """Refuse epochs (n_epochs, n_channels, n_times) that are mostly clipped; for data that no filter has rounded yet.
+
+    Raises
+    ------
+    EpochsMismatch
+        With the words of `inspect_signal`.
+    """
+    _refuse_clipped(clipped_share(data))
 
 
 def clipped_share(data: Float) -> NDArray[np.float64]:
@@ -196,6 +203,14 @@ def _numbers(data: NDArray[np.float32], known: SignalEpochs) -> NDArray[np.float
         if CHANNEL_KINDS[kind].smooth and rows.sum() >= MIN_SENSORS:
             agreement = np.minimum(agreement, neighbour_agreement(data[:, rows], known.positions[rows]))
     return np.stack([clipped_share(data), line_share(data, known.sfreq), agreement, evenness(data, known.sfreq)])
+
+
+def _refuse_clipped(clipped: NDArray[np.float64]) -> None:
+    if (clipped > MAX_CLIPPED).mean() > 0.5:
+        raise EpochsMismatch(
+            f"the signal is clipped: {100 * np.median(clipped):.0f} % of the samples sit at the largest or smallest "
+            f"value of their channel, expected less than {100 * MAX_CLIPPED:.0f} %; lower the gain and record again"
+        )
 
 
 def _flag(code: str, epochs: Sequence[int], words: str) -> SignalFlag:

@@ -132,7 +132,9 @@ class Access:
                 f"this key is for {list(entry.group.scopes)}, and this address needs {scope!r}; ask the operator",
                 headers={"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
             )
-        self._spend(entry, caller.name, sends=method == "POST" and path.startswith("/v1/"))
+        # a stream counts like one uploaded recording: both hold so many epochs at most
+        sends = (method == "POST" and path.startswith("/v1/")) or scope == "stream"
+        self._spend(entry, caller.name, sends=sends)
 
     def close(self) -> None:
         """Close the counts."""

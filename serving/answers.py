@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,10 +25,9 @@ from serving.schema import (
     GenerationFields,
     GenerationResponse,
     Progress,
-    Timings,
     Verdict,
 )
-from serving.traces import span
+from serving.stage_clock import StageClock
 from serving.wording import category_in_words, confidence_in_words, notice_of
 
 ProgressCallback = Callable[[Progress], None]
@@ -37,37 +35,6 @@ Value = TypeVar("Value")
 
 _RETRY_QUEUE_S = 2
 _RETRY_LOST_S = 10
-
-
-class _Clock:
-    """Milliseconds per stage of one request."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._started = time.perf_counter()
-        self.ms = {"read": 0.0, "embed": 0.0, "generate": 0.0, "encode": 0.0}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        # a refused or cancelled stage leaves the queue too, and has no latency
-        with self._metrics.stage_requests.labels(name).track_inprogress(), span(name):
-            yield
-        seconds = time.perf_counter() - started
-        self.ms[name] = round(1000.0 * seconds, 2)
-        self._metrics.stage_seconds.labels(name).observe(seconds)
-
-    def timings(self, batch_size: int = 0) -> Timings:
-        total = time.perf_counter() - self._started
-        self._metrics.stage_seconds.labels("total").observe(total)
-        return Timings(
-            read_ms=self.ms["read"],
-            embed_ms=self.ms["embed"],
-            generate_ms=self.ms["generate"],
-            encode_ms=self.ms["encode"],
-            total_ms=round(1000.0 * total, 2),
-            batch_size=batch_size,
-        )
 
 
 class Answers:
@@ -89,12 +56,35 @@ class Answers:
         on_progress: ProgressCallback | None = None,
         on_preview: PreviewCallback | None = None,
     ) -> GenerationResponse:
-        """Decode recordings to pictures."""
+        """Decode uploaded recordings to pictures."""
+        clock = StageClock(self._metrics)
+        bundle = await self.bundle()
+        check_fields(fields, bundle)
+        recordings = await self._read(fields, contents, bundle, clock, on_progress or _ignore)
+        return await self._pictures(fields, recordings, bundle, clock, on_progress, on_preview)
+
+    async def of_epochs(self, fields: GenerationFields, recordings: Sequence[SignalEpochs]) -> GenerationResponse:
+        """Decode recordings that were read already, as `generation` decodes uploaded ones."""
+        clock = StageClock(self._metrics)
+        bundle = await self.bundle()
+        check_fields(fields, bundle)
+        return await self._pictures(fields, recordings, bundle, clock, None, None)
+
+    async def bundle(self) -> BundleInfo:
+        """Return the bundle being served."""
+        return await self._compute(self._backend.describe())
+
+    async def _pictures(
+        self,
+        fields: GenerationFields,
+        recordings: Sequence[SignalEpochs],
+        bundle: BundleInfo,
+        clock: StageClock,
+        on_progress: ProgressCallback | None,
+        on_preview: PreviewCallback | None,
+    ) -> GenerationResponse:
         tell = on_progress or _ignore
-        clock = _Clock(self._metrics)
-        bundle = await self._compute(self._backend.describe())
-        _check_fields(fields, bundle)
-        recordings, embedded = await self._embed(fields, contents, bundle, clock, tell)
+        embedded = await self._embed(fields, recordings, clock, tell)
         n_pictures = _count(embedded, fields)
         order = PictureOrder(
             n_images=fields.images,
@@ -136,9 +126,11 @@ class Answers:
 
     async def embedding(self, fields: EmbeddingFields, contents: Sequence[bytes]) -> EmbeddingResponse:
         """Decode recordings to image embeddings."""
-        clock = _Clock(self._metrics)
-        bundle = await self._compute(self._backend.describe())
-        recordings, embedded = await self._embed(fields, contents, bundle, clock, _ignore)
+        clock = StageClock(self._metrics)
+        bundle = await self.bundle()
+        check_subject(fields, bundle)
+        recordings = await self._read(fields, contents, bundle, clock, _ignore)
+        embedded = await self._embed(fields, recordings, clock, _ignore)
         return EmbeddingResponse(
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
@@ -159,7 +151,7 @@ class Answers:
         self,
         embedded: EmbeddedEpochs,
         order: PictureOrder,
-        clock: _Clock,
+        clock: StageClock,
         on_progress: ProgressCallback | None,
         on_preview: PreviewCallback | None,
     ) -> Pictures:
@@ -174,28 +166,24 @@ class Answers:
             callback = None if on_progress is None else on_step
             return await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
 
-    async def _embed(
+    async def _read(
         self,
         fields: EmbeddingFields,
         contents: Sequence[bytes],
         bundle: BundleInfo,
-        clock: _Clock,
+        clock: StageClock,
         tell: ProgressCallback,
-    ) -> tuple[list[SignalEpochs], EmbeddedEpochs]:
-        if fields.subject and fields.subject not in bundle.subjects:
-            raise refusal(
-                "bad_field",
-                f"subject {fields.subject!r} is not known to this bundle, which knows {list(bundle.subjects)}; "
-                "leave it empty for an unknown person",
-            )
+    ) -> list[SignalEpochs]:
         tell(Progress(stage="read", step=0, n_steps=len(contents)))
         with clock.stage("read"):
             reads = [
                 self._sandbox.read(content, onsets=fields.onset_seconds(), window=bundle.window) for content in contents
             ]
-            recordings = [
-                _accepted(result, index, len(reads)) for index, result in enumerate(await asyncio.gather(*reads))
-            ]
+            return [_accepted(result, index, len(reads)) for index, result in enumerate(await asyncio.gather(*reads))]
+
+    async def _embed(
+        self, fields: EmbeddingFields, recordings: Sequence[SignalEpochs], clock: StageClock, tell: ProgressCallback
+    ) -> EmbeddedEpochs:
         tell(Progress(stage="embed", step=0, n_steps=1))
         with clock.stage("embed"):
             embedded = await self._compute(
@@ -203,7 +191,7 @@ class Answers:
             )
         for confidence in embedded.confidence:
             self._metrics.confidence.observe(float(confidence))
-        return recordings, embedded
+        return embedded
 
     @contextmanager
     def _queued(self, n_pictures: int) -> Iterator[None]:
@@ -240,8 +228,19 @@ def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> Signa
     return result
 
 
-def _check_fields(fields: GenerationFields, bundle: BundleInfo) -> None:
-    """Refuse what a bundle that only retrieves pictures cannot do."""
+def check_subject(fields: EmbeddingFields, bundle: BundleInfo) -> None:
+    """Refuse a person that the bundle does not know."""
+    if fields.subject and fields.subject not in bundle.subjects:
+        raise refusal(
+            "bad_field",
+            f"subject {fields.subject!r} is not known to this bundle, which knows {list(bundle.subjects)}; "
+            "leave it empty for an unknown person",
+        )
+
+
+def check_fields(fields: GenerationFields, bundle: BundleInfo) -> None:
+    """Refuse an unknown person, and what a bundle that only retrieves pictures cannot do."""
+    check_subject(fields, bundle)
     if fields.images > bundle.limits.max_images:
         raise refusal(
             "bad_field", f"images is {fields.images}, this bundle has at most {bundle.limits.max_images} per epoch"

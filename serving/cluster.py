@@ -169,7 +169,10 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
             serve.start(
                 proxy_location=ProxyLocation.HeadOnly,
                 http_options=HTTPOptions(
-                    host=settings.host, port=settings.port, request_timeout_s=settings.request_timeout_s + 10.0
+                    host=settings.host,
+                    port=settings.port,
+                    # a last resort, which counts from the start of a WebSocket too; the service's own come first
+                    request_timeout_s=max(settings.request_timeout_s, settings.streams.max_seconds) + 10.0,
                 ),
             )
             try:

@@ -67,7 +67,7 @@ class Door:
             return
         path = _path(scope)
         state = scope.setdefault("state", {})
-        state["caller"], state["record"] = NOBODY, {}
+        state["caller"], state["record"], state["still_allowed"] = NOBODY, {}, _nothing
         if path in OPEN:
             await self._app(scope, receive, send)
             return
@@ -79,8 +79,7 @@ class Door:
         if self._audit is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._record(scope, 101)
-            await self._app(scope, receive, send)
+            await self._recorded_stream(scope, receive, send)
         else:
             await self._recorded(scope, receive, send)
 
@@ -90,8 +89,12 @@ class Door:
             given = headers.get("authorization", "") or _key_of_protocols(headers)
             caller = self._access.identify(given)
             scope["state"]["caller"] = caller
+            if scope["type"] == "websocket":  # what lasts asks again, so that a key that is taken away stops working
+                access = self._access
+                scope["state"]["still_allowed"] = lambda: access.identify(given)
             self._access.allow(caller, scope.get("method", "GET"), path)
             return
+        _refuse_other_sites(scope, headers)
         if self._open_network:
             return
         client, host = scope.get("client"), headers.get("host", "")
@@ -146,6 +149,28 @@ class Door:
             scope["state"]["record"].setdefault("outcome", "ended early")
             await self._record(scope, 200)
 
+    async def _recorded_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a WebSocket on; nothing is said on it before it is on record, and its end is recorded too."""
+        begun = False
+
+        async def recording_send(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "websocket.send" and not begun:
+                begun = True
+                try:
+                    await self._record(scope, 101)
+                except (OSError, ValueError) as error:
+                    logger.error("the audit log cannot be written: %s", type(error).__name__)
+                    self._metrics.count_refusal("audit_failed")
+                    await send({"type": "websocket.close", "code": 1011, "reason": "audit_failed"})
+                    raise OSError("the audit log cannot be written") from None
+            await send(message)
+
+        await self._app(scope, receive, recording_send)
+        if begun:
+            scope["state"]["record"].setdefault("outcome", "ended early")
+            await self._record(scope, 101)
+
     async def _record(self, scope: Scope, status: int) -> None:
         if self._audit is None:
             return
@@ -167,6 +192,17 @@ class Door:
             await asyncio.to_thread(self._audit.append, facts | {"route": _route(scope)})
         except (OSError, ValueError) as error:
             logger.error("the audit log cannot be written: %s", type(error).__name__)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _refuse_other_sites(scope: Scope, headers: Headers) -> None:
+    """Refuse a WebSocket that another site's page opened: unlike requests, browsers let it read what comes back."""
+    origin = headers.get("origin", "")
+    if scope["type"] == "websocket" and origin and origin.partition("://")[2] != headers.get("host", ""):
+        raise refusal("not_local", "no keys are set up, so no page of another site is let in; ask the operator")
 
 
 def _path(scope: Scope) -> str:

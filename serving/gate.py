@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,6 +84,22 @@ class Gate:
             self._metrics.requests.labels(route, str(status)).inc()
             # routes only: a raw path or query could hold what somebody typed
             logger.info("%s %s %d %.0f ms", scope["method"], route, status, 1000.0 * (time.monotonic() - started))
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place among those being worked on for something that did not come as a request of its own.
+
+        Raises
+        ------
+        HTTPException
+            429 if there is none.
+        """
+        visit = _Visit(self._enter, self._leave)
+        visit.begin()
+        try:
+            yield
+        finally:
+            visit.end()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,5 +1,7 @@
 """A small view of an uploaded recording for people: traces of the mean over epochs, and where the sensors are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from encoders.epochs import SignalEpochs
@@ -11,7 +13,7 @@ _MAX_TIMES = 120
 _UNITS = {"eeg": ("uV", 1e6), "mag": ("fT", 1e15), "grad": ("fT/cm", 1e13)}
 
 
-def signal_previews(recordings: list[SignalEpochs]) -> tuple[SignalPreview, ...]:
+def signal_previews(recordings: Sequence[SignalEpochs]) -> tuple[SignalPreview, ...]:
     """Make one preview per recording and channel kind."""
     previews = []
     for recording in recordings:

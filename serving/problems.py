@@ -55,6 +55,18 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "This address does not take this method"),
     "internal_error": (500, "The service failed"),
 }
+# Refusals of `/v1/stream`, with the code that the WebSocket is closed with; 0: it stays open.
+STREAM_CODES: dict[str, tuple[int, str, int]] = {
+    "bad_message": (422, "A message of the stream was refused", 1007),
+    "no_start": (422, "The stream did not begin with a start", 1003),
+    "message_too_large": (413, "A message of the stream is too large", 1009),
+    "stream_too_fast": (429, "The stream is faster than it may be", 1008),
+    "stream_idle": (408, "Nothing came for too long", 1008),
+    "stream_too_long": (422, "The stream lasted too long", 1008),
+    "too_many_streams": (429, "As many streams are open as there may be", 1013),
+    "epoch_dropped": (429, "The epoch was dropped", 0),
+    "epoch_cut_off": (422, "The recording ended inside the epoch", 0),
+}
 _BY_STATUS = {400: "bad_body", 404: "not_found", 405: "method_not_allowed", 413: "upload_too_large"}
 
 
@@ -67,7 +79,7 @@ def refusal(
     headers: Mapping[str, str] | None = None,
 ) -> HTTPException:
     """Build the exception that answers with `code`; the status and title follow from the code."""
-    status, title = CODES[code]
+    status, title = CODES[code] if code in CODES else STREAM_CODES[code][:2]
     problem = Problem(
         type=f"urn:phosphene:problem:{code}", title=title, status=status, detail=detail, code=code, errors=errors
     )

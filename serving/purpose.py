@@ -4,21 +4,21 @@ Purposes are words from a list and no free text, so that they can be logged with
 Diagnosis, evidence and covert use are not on the list, and an operator should not put them there.
 """
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from serving.access_settings import AccessSettings
 from serving.problems import refusal
 from serving.schema import EmbeddingFields
 
 
-def check_use(request: Request, fields: EmbeddingFields) -> None:
+def check_use(request: HTTPConnection, fields: EmbeddingFields) -> None:
     """Refuse a request that does not say what this service wants to know, and put on record what it says.
 
     Every route that takes a recording calls this before it does anything with it.
 
     Parameters
     ----------
-    request : Request
+    request : HTTPConnection
         Of an application whose ``state.access`` holds its `AccessSettings`.
     fields : EmbeddingFields
         What the request says.

@@ -38,6 +38,7 @@ from serving.schema import (
 )
 from serving.sealed_uploads import SealedRoute
 from serving.settings import ServingSettings
+from serving.stream import StreamDesk, add_stream
 from serving.traces import TracedApp
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,11 @@ def create_app(
     _add_work(app, answers, counter, metrics, settings.request_timeout_s)
     add_jobs(app, counter)
     _add_state(app, backend, counter, metrics)
+    add_stream(app, StreamDesk(answers, metrics, settings))
     _add_page(app, example)
-    gate = Gate(app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb)
+    gate = app.state.gate = Gate(
+        app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb
+    )
     door = Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
     return TracedApp(door)
 

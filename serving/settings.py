@@ -96,6 +96,17 @@ class JobSettings(BaseModel):
         return self
 
 
+class StreamSettings(BaseModel):
+    """Bounds of live recordings; those of messages stand in `serving.stream_schema`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_streams: int = Field(8, ge=0, description="open at a time in one ingress; 0 refuses all")
+    max_seconds: float = Field(1800.0, gt=0.0, description="longest stream; Serve's own time-out must be longer")
+    idle_s: float = Field(30.0, gt=0.0, description="a stream that sends nothing for this long is closed")
+    max_messages_per_s: float = Field(1000.0, gt=0.0, description="of one stream; twice as many may come in a burst")
+
+
 class ServingSettings(BaseModel):
     """Everything the application needs: a bundle, where to listen, and its limits."""
 
@@ -110,6 +121,7 @@ class ServingSettings(BaseModel):
     jobs: JobSettings = JobSettings()
     access: AccessSettings = AccessSettings()
     pictures: PictureSettings = PictureSettings()
+    streams: StreamSettings = StreamSettings()
     max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
     fixed_batches: bool = Field(
         False, description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates"

@@ -135,7 +135,7 @@ def test_every_imported_library_is_declared(project_root: Path) -> None:
     project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
     spell = re.compile(r"[-_.]+")
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["train"], *extras["augment"], *extras["c2pa"]]
+    lines = [*project["dependencies"], *extras["train"], *extras["augment"], *extras["c2pa"], *extras["lsl"]]
     declared = {spell.sub("-", re.split(r"[\[<>=!~; ]", line)[0]).lower() for line in lines}
     owners = packages_distributions()
     missing = set()

@@ -20,6 +20,8 @@ from tiny_bundle import make_tiny_bundle, tiny_recording
 from serving.client import PhospheneClient, problem_of
 from serving.cluster import free_port, local_service
 from serving.settings import ReplicaSettings, ServingSettings
+from serving.stream_client import StreamClient
+from serving.stream_schema import StreamEpoch, StreamOptions, StreamStart
 
 STEPS = 2
 
@@ -106,6 +108,21 @@ def test_steps_are_streamed_through_the_deployments(client: PhospheneClient) -> 
         on_progress=lambda event: steps.append((event.step, event.n_steps)) if event.stage == "generate" else None,
     )
     assert steps[1:] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_running_recording_is_answered_through_serve(url: str) -> None:
+    epochs = tiny_recording("eeg", 3)
+    start = StreamStart(
+        modality="eeg", ch_names=epochs.ch_names, sfreq=100.0, when_busy="wait",
+        options=StreamOptions(num_inference_steps=1),
+    )  # fmt: skip
+    with StreamClient(url, start) as stream:
+        stream.mark(100, "seen")
+        stream.push(np.concatenate(list(epochs.data), axis=1))
+        (found,) = stream.finish()
+    assert isinstance(found, StreamEpoch) and found.answer.epochs[0].images[0] and stream.summary is not None
+    with pytest.raises(ValueError, match="bad_message"):
+        StreamClient(url, start.model_copy(update={"unit": "fT"}))
 
 
 def test_many_clients_get_an_answer_or_are_told_to_come_back(url: str) -> None:

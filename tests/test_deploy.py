@@ -57,6 +57,7 @@ def test_serve_config_is_one_that_ray_and_the_application_accept(name: str) -> N
     http = config.http_options
     assert http.request_timeout_s is not None
     assert http.request_timeout_s > settings.request_timeout_s, "the service's own, better worded time-out comes first"
+    assert http.request_timeout_s > settings.streams.max_seconds, "Serve's time-out ends WebSockets too"
 
 
 def test_serve_config_listens_on_loopback_and_names_the_shipped_bundle() -> None:
