@@ -1,8 +1,10 @@
 """Sending a request again: after the seconds that the service names, or soon after a connection was lost."""
 
+import asyncio
+import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import httpx
 
@@ -10,6 +12,8 @@ import httpx
 _PASSING = (429, 503)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
+
+Outcome = httpx.Response | httpx.TransportError
 
 
 def send_again(
@@ -38,21 +42,61 @@ def send_again(
     httpx.TransportError
         If there was none.
     """
-    for attempt in range(n_retries + 1):
-        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    for attempt in itertools.count():
+        outcome: Outcome
         try:
-            response = send()
-        except httpx.ConnectError:
-            if attempt == n_retries:
-                raise
-        except httpx.TransportError:
-            if attempt == n_retries or not repeatable:
-                raise
-        else:
-            told = response.headers.get("retry-after", "")
-            if response.status_code not in _PASSING or not told.isdigit() or attempt == n_retries:
-                return response
-            pause = max(pause, float(told))
-        # a little chance, so that clients that were refused together do not come back together
-        sleep(pause * random.uniform(1.0, 1.2))
+            outcome = send()
+        except httpx.TransportError as error:
+            outcome = error
+        pause = _pause_after(outcome, attempt, n_retries=n_retries, repeatable=repeatable)
+        if pause is None:
+            return _final(outcome)
+        if isinstance(outcome, httpx.Response):
+            outcome.close()
+        sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+async def send_again_async(
+    send: Callable[[], Awaitable[httpx.Response]],
+    *,
+    n_retries: int,
+    repeatable: bool,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> httpx.Response:
+    """Do what `send_again` does, in an event loop."""
+    for attempt in itertools.count():
+        outcome: Outcome
+        try:
+            outcome = await send()
+        except httpx.TransportError as error:
+            outcome = error
+        pause = _pause_after(outcome, attempt, n_retries=n_retries, repeatable=repeatable)
+        if pause is None:
+            return _final(outcome)
+        if isinstance(outcome, httpx.Response):
+            await outcome.aclose()
+        await sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: bool) -> float | None:
+    """Return how many seconds to wait before the next attempt; None if this outcome is final."""
+    pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    if attempt >= n_retries:
+        return None
+    if isinstance(outcome, httpx.Response):
+        told = outcome.headers.get("retry-after", "")
+        if outcome.status_code not in _PASSING or not told.isdigit():
+            return None
+        pause = max(pause, float(told))
+    elif not repeatable and not isinstance(outcome, httpx.ConnectError):
+        return None
+    # a little chance, so that clients that were refused together do not come back together
+    return pause * random.uniform(1.0, 1.2)
+
+
+def _final(outcome: Outcome) -> httpx.Response:
+    if isinstance(outcome, httpx.TransportError):
+        raise outcome
+    return outcome

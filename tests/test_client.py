@@ -1,17 +1,22 @@
-"""The Python client against the HTTP interface."""
+"""Both Python clients against the HTTP interface; the one for event loops is driven from outside its loop."""
 
+import asyncio
+import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fake_service import FakeBackend, fake_service, make_epochs
 
+from serving.async_client import AsyncPhospheneClient
 from serving.client import PhospheneClient, problem_of
 from serving.job_schema import JobPreview, JobStatus
-from serving.schema import Progress
+from serving.schema import BundleInfo, Progress
 from serving.settings import JobSettings, ServingSettings
 
 
@@ -20,16 +25,61 @@ def backend() -> FakeBackend:
     return FakeBackend()
 
 
+class Driven:
+    """An `AsyncPhospheneClient` whose methods can be called as those of `PhospheneClient`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = AsyncPhospheneClient(*arguments, **options)
+
+    def __enter__(self) -> "Driven":
+        self._runner.run(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._runner.run(self._client.__aexit__(None, None, None))
+        self._runner.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            found = method(*arguments, **options)
+            return [item async for item in found] if inspect.isasyncgen(found) else await found
+
+        return lambda *arguments, **options: self._runner.run(call(*arguments, **options))
+
+
+CLIENTS: dict[str, Any] = {"sync": PhospheneClient, "async": Driven}
+
+
 @pytest.fixture(scope="module")
-def client(backend: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PhospheneClient]:
+def url(backend: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     jobs = JobSettings(folder=str(tmp_path_factory.mktemp("jobs")), beat_s=0.1)
-    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
-    with fake_service(settings, backend) as url, PhospheneClient(url) as client:
+    with fake_service(ServingSettings(bundle=Path("unused"), jobs=jobs), backend) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=sorted(CLIENTS))
+def client(url: str, request: pytest.FixtureRequest) -> Iterator[PhospheneClient]:
+    with CLIENTS[request.param](url) as client:
         yield client
 
 
-def test_it_imports_neither_torch_nor_ray_nor_a_server() -> None:
-    code = "import sys, serving.client; print({'torch', 'ray', 'fastapi', 'mne', 'starlette'} & set(sys.modules))"
+def test_both_clients_have_the_same_methods_and_arguments() -> None:
+    def arguments(kind: type) -> dict[str, list[str]]:
+        methods = {name: value for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
+        return {name: list(map(str, inspect.signature(method).parameters.values())) for name, method in methods.items()}
+
+    assert arguments(PhospheneClient) == arguments(AsyncPhospheneClient)
+    assert {"generate", "embed", "submit", "job", "wait", "events", "cancel", "bundles", "ready", "close"} == set(
+        arguments(PhospheneClient)
+    )
+
+
+@pytest.mark.parametrize("module", ["client", "async_client"])
+def test_it_imports_neither_torch_nor_ray_nor_a_server(module: str) -> None:
+    code = f"import sys, serving.{module}; print({{'torch', 'ray', 'fastapi', 'mne', 'starlette'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
@@ -68,8 +118,9 @@ def test_a_refusal_is_an_error_with_the_sentence_and_the_code(client: PhospheneC
     assert problem is not None and (problem.status, problem.code) == (422, "epochs_mismatch")
 
 
-def test_an_absent_service_is_not_ready() -> None:
-    with PhospheneClient("http://127.0.0.1:9") as client:
+@pytest.mark.parametrize("kind", sorted(CLIENTS))
+def test_an_absent_service_is_not_ready(kind: str) -> None:
+    with CLIENTS[kind]("http://127.0.0.1:9") as client:
         assert not client.ready()
 
 
@@ -86,11 +137,11 @@ def test_a_job_is_handed_in_waited_for_and_erased(client: PhospheneClient) -> No
 
 
 def test_a_key_makes_one_job_and_no_key_makes_two(client: PhospheneClient) -> None:
-    content = make_epochs().to_bytes()
-    assert client.submit(content, key="a").id == client.submit(content, key="a").id
+    content, key = make_epochs().to_bytes(), f"key-{type(client).__name__}"
+    assert client.submit(content, key=key).id == client.submit(content, key=key).id
     assert client.submit(content).id != client.submit(content).id
     with pytest.raises(httpx.HTTPStatusError, match="key_reused"):
-        client.submit(content, key="a", seed=1)
+        client.submit(content, key=key, seed=1)
 
 
 def test_events_of_a_job_are_typed_and_end_with_its_result(client: PhospheneClient, backend: FakeBackend) -> None:
@@ -113,3 +164,51 @@ def test_waiting_too_long_is_told_and_the_job_goes_on(client: PhospheneClient, b
     finally:
         backend.step_s = 0.0
     assert client.wait(job_id, timeout_s=30.0).status == "finished"
+
+
+@pytest.mark.parametrize("kind", sorted(CLIENTS))
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_busy_service_is_asked_again_after_the_seconds_it_names(kind: str, streamed: bool) -> None:
+    backend = FakeBackend()
+    describe, n_asked = backend.describe, 0
+
+    async def busy_once() -> BundleInfo:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked == 1:
+            raise asyncio.QueueFull
+        return await describe()
+
+    backend.describe = busy_once  # type: ignore[method-assign]
+    settings = ServingSettings(bundle=Path("unused"))
+    with fake_service(settings, backend) as url, CLIENTS[kind](url) as client, CLIENTS[kind](url, n_retries=0) as once:
+        with pytest.raises(httpx.HTTPStatusError, match="queue_full"):
+            once.embed(make_epochs().to_bytes())
+        n_asked, started = 0, time.monotonic()
+        if streamed:  # such a refusal comes inside the stream, after its status: it is told, not repeated
+            with pytest.raises(httpx.HTTPStatusError, match="queue_full"):
+                client.generate(make_epochs().to_bytes(), on_progress=lambda event: None)
+            return
+        assert len(client.generate(make_epochs().to_bytes()).epochs) == 2
+        assert n_asked == 2 and 2.0 <= time.monotonic() - started < 20.0
+
+
+@pytest.mark.parametrize("kind", sorted(CLIENTS))
+def test_a_job_whose_answer_was_lost_is_handed_in_once(kind: str) -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["idempotency-key"])
+        if len(seen) == 1:
+            raise httpx.ReadError("the connection was cut after the service had the job")
+        status = {"id": "a", "status": "queued", "bundle_id": "b", "attempts": 0}
+        return httpx.Response(202, json=status | dict.fromkeys(("created", "expires"), "2026-01-01T00:00:00Z"))
+
+    with CLIENTS[kind]("http://planted") as client:
+        inner = client if kind == "sync" else client._client
+        transport = httpx.MockTransport(answer)
+        inner._http = (httpx.Client if kind == "sync" else httpx.AsyncClient)(
+            base_url="http://planted", transport=transport
+        )
+        assert client.submit(b"content").id == "a"
+    assert len(seen) == 2 and seen[0] == seen[1] != ""

@@ -1,13 +1,23 @@
-"""Requests are sent again when that helps, and not when it could do harm."""
+"""Requests are sent again when that helps, and not when it could do harm; the same in an event loop."""
+
+import asyncio
 
 import httpx
 import pytest
 
-from serving.retries import send_again
+from serving.retries import send_again, send_again_async
 
 ANSWER = httpx.Response(200)
 LATER = httpx.Response(503, headers={"Retry-After": "7"})
 Outcome = httpx.Response | httpx.TransportError
+
+
+in_loop = False
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "in a loop"])
+def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "in_loop", request.param)
 
 
 def run(*outcomes: Outcome, n_retries: int = 4, repeatable: bool = False) -> tuple[httpx.Response, list[float], int]:
@@ -20,7 +30,17 @@ def run(*outcomes: Outcome, n_retries: int = 4, repeatable: bool = False) -> tup
             raise outcome
         return outcome
 
-    response = send_again(send, n_retries=n_retries, repeatable=repeatable, sleep=pauses.append)
+    if not in_loop:
+        response = send_again(send, n_retries=n_retries, repeatable=repeatable, sleep=pauses.append)
+        return response, pauses, len(outcomes) - len(left)
+
+    async def send_in_loop() -> httpx.Response:
+        return send()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    response = asyncio.run(send_again_async(send_in_loop, n_retries=n_retries, repeatable=repeatable, sleep=sleep))
     return response, pauses, len(outcomes) - len(left)
 
 
