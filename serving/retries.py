@@ -82,7 +82,7 @@ async def send_again_async(
 
 def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: bool) -> float | None:
     """Return how many seconds to wait before the next attempt; None if this outcome is final."""
-    pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**attempt)
     if attempt >= n_retries:
         return None
     if isinstance(outcome, httpx.Response):
