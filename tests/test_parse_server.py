@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from serving.landlock import landlock_version
 ROOT = Path(__file__).resolve().parents[1]
 ANSWER_S, HANG_S = 10.0, 15.0
 WORKING_MB, KEPT_MB = 400, 50
+LIMIT_MB, FLOOD_BYTES = 16, 300 << 20
 CANARY = b"phosphene-canary-" * 20_000
 _PATH = re.compile(r"(?<![\w.])/(tmp|etc|root|home|usr|work|proc|dev|var)\b|Traceback|File \"|\.py\b|phosphene-read")
 _SERVE = """
@@ -41,7 +43,7 @@ from fake_service import FakeBackend
 from serving.routes import create_app
 from serving.sandbox import Sandbox
 from serving.settings import ServingSettings
-settings = ServingSettings(bundle=Path("unused"), max_in_flight=16, max_upload_mb=16.0)
+settings = ServingSettings(bundle=Path("unused"), max_in_flight=16, max_upload_mb=float(sys.argv[2]))
 sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
 uvicorn.run(create_app(settings, FakeBackend(), sandbox), host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """
@@ -109,7 +111,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     canary.secret.write_bytes(CANARY)
     port = free_port()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TMPDIR": str(folder / "work")}
-    process = subprocess.Popen([sys.executable, "-c", _SERVE, str(port)], env=environment, cwd=folder / "work")
+    command = [sys.executable, "-c", _SERVE, str(port), str(LIMIT_MB)]
+    process = subprocess.Popen(command, env=environment, cwd=folder / "work")
     service = Service(f"http://127.0.0.1:{port}", process, canary)
     try:
         deadline = time.monotonic() + 90.0
@@ -236,6 +239,48 @@ def test_abused_requests_are_refused_and_the_service_lives(service: Service, sam
             faults[abuse.name] = f"{seconds:.1f} s, {answer[:200]!r}"
     assert not faults, json.dumps(faults, indent=1)
     assert service.process.poll() is None and untouched(service)
+
+
+def flood(service: Service, *, declared: bool) -> tuple[bytes, float, float]:
+    """Send up to 300 MB until an answer comes; return it, the MB sent, and the seconds since the limit was passed."""
+    host, port = service.url.removeprefix("http://").split(":")
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    length = b"Content-Length: %d" % FLOOD_BYTES if declared else b"Transfer-Encoding: chunked"
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: %s\r\nContent-Type: multipart/form-data; boundary=x\r\n%s\r\n\r\n"
+    piece = bytes(1 << 16)
+    framed = piece if declared else b"%x\r\n%s\r\n" % (len(piece), piece)
+    first = form if declared else b"%x\r\n%s\r\n" % (len(form), form)
+    sent, passed = 0, time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=20.0) as connection:
+        connection.sendall(head % (host.encode(), length) + first)
+        while sent < FLOOD_BYTES and not select.select([connection], [], [], 0.0)[0]:
+            if not declared and sent <= LIMIT_MB << 20:
+                passed = time.monotonic()
+            try:
+                connection.sendall(framed)
+            except ConnectionError:
+                break
+            sent += len(piece)
+        select.select([connection], [], [], 20.0)
+        seconds = time.monotonic() - passed
+        with contextlib.suppress(ConnectionError):
+            return connection.recv(1 << 16), sent / 2**20, seconds
+    return b"", sent / 2**20, seconds
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_over_the_limit_is_refused_early_and_held_nowhere(service: Service, declared: bool) -> None:
+    before = service.memory_mb()
+    service.peak_mb, service.stopped = before, threading.Event()
+    watch = threading.Thread(target=service.watch, daemon=True)
+    watch.start()
+    answers = [flood(service, declared=declared) for _ in range(3)]
+    service.stopped.set()
+    watch.join()
+    assert all(answer.startswith(b"HTTP/1.1 413") for answer, _, _ in answers), answers
+    assert max(sent for _, sent, _ in answers) <= LIMIT_MB + 64
+    assert min(seconds for _, _, seconds in answers) <= 1.0
+    assert service.peak_mb - before <= 2 * LIMIT_MB + 64
 
 
 def test_good_recordings_pass_all_checks_and_channels_go_by_name(service: Service, samples: dict[str, bytes]) -> None:
