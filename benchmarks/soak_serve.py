@@ -54,8 +54,8 @@ class Service:
     def __init__(self, bundle: Path, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self._settings = folder / "settings.yaml"
-        settings = {"jobs": {"folder": str(folder / "jobs"), "max_unfinished": 400}, "fixed_batches": True}
-        self._settings.write_text(yaml.safe_dump(settings | {"max_batch_size": 4}))
+        settings = {"jobs": {"folder": str(folder / "jobs"), "max_unfinished": 400}}
+        self._settings.write_text(yaml.safe_dump(settings))
         self._log = open(folder / "service.log", "ab")
         self._command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(bundle), "--port", str(port)]
         self._command += ["--settings", str(self._settings)]

@@ -122,9 +122,11 @@ class ServingSettings(BaseModel):
     access: AccessSettings = AccessSettings()
     pictures: PictureSettings = PictureSettings()
     streams: StreamSettings = StreamSettings()
-    max_batch_size: int = Field(8, ge=1, description="pictures denoised together")
+    max_batch_size: int = Field(4, ge=1, description="pictures denoised together")
     fixed_batches: bool = Field(
-        False, description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates"
+        True,
+        description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates, and a "
+        "picture that comes alone costs what a full batch does",
     )
     batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")

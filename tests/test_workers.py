@@ -22,14 +22,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(bundle: Path) -> Iterator[ServingSettings]:
-    yield ServingSettings(bundle=bundle, max_batch_size=8, fixed_batches=True, batch_wait_ms=50.0)
+    yield ServingSettings(bundle=bundle, batch_wait_ms=50.0)
 
 
 def order(seed: int) -> PictureOrder:
     return PictureOrder(n_images=1, seed=seed, num_inference_steps=4, guidance_scale=2.0)
 
 
-def test_in_fixed_batches_a_picture_is_byte_equal_whatever_its_mates(settings: ServingSettings) -> None:
+def test_a_picture_is_byte_equal_whatever_its_mates(settings: ServingSettings) -> None:
     async def main() -> None:
         worker = GeneratorWorker(settings)
         alone = [(await worker.generate(EMBEDS[i : i + 1], order(i))).images for i in range(8)]
