@@ -15,6 +15,7 @@ from encoders.resample import FIR, HAMMING_WIDTH
 MAX_BYTES = 2 * 1024**3
 _NOT_AN_ONSET = re.compile(r"(?i)^\s*(bad|edge|boundary|new segment|recording (starts|ends)|start recording|sync)")
 _STIMULUS = re.compile(r"(?i)^stimulus/")
+_COMMENT = re.compile(r"(?i)^comment/")
 _TRIGGER_MASK = 0xFFFF
 _logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def found_events(raw: "mne.io.BaseRaw") -> tuple[NDArray[np.int64], dict[str, in
         If it has none.
     """
     texts = {str(text) for text in raw.annotations.description if not _NOT_AN_ONSET.match(str(text))}
-    texts = {text for text in texts if _STIMULUS.match(text)} or texts
+    # what somebody typed may name a person; it counts where there is nothing else, because MNE exports events like that
+    texts = {text for text in texts if _STIMULUS.match(text)} or {t for t in texts if not _COMMENT.match(t)} or texts
     if texts:
         wanted = {text: code for code, text in enumerate(sorted(texts), start=1)}
         events, event_id = mne.events_from_annotations(raw, wanted, verbose="error")

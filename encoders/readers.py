@@ -24,6 +24,7 @@ from encoders.recording_bounds import check_bounds, check_rate
 from encoders.zip_input import MAX_RATIO, MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES, unpack
 
 _HEAD_BYTES = 4096
+_QUOTED = re.compile(r"(['\"]).*?(\1|$)")
 _DUPLICATES = re.compile(r"Channel names are not unique, found duplicates for: (\{.*?\})")
 
 
@@ -195,8 +196,12 @@ def _expected() -> str:
 
 
 def _plain(error: Exception) -> str:
-    """Return the first sentence of an error without paths, for a message that leaves the machine."""
+    """Return the first sentence of an error without paths and quotations, for a message that leaves the machine.
+
+    What a library quotes stood in the file, and may be the name of a person.
+    """
     text = re.sub(r"[\w.~-]*(/[^\s'\",:;()]+)+", "<file>", str(error).strip().split("\n")[0])
+    text = _QUOTED.sub("'...'", text)
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle
 from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview
+from serving.failures import log_failure
 from serving.gate import MAX_ARRIVING
 from serving.job_blobs import open_blobs
 from serving.job_deployment import Jobs
@@ -54,11 +55,17 @@ class Encoder:
     async def embed(
         self, recordings: Sequence[SignalEpochs], subject: str, average: bool
     ) -> EmbeddedEpochs | EpochsMismatch:
-        """Embed recordings; a refusal is returned, because raising would log it as a failure of the replica."""
+        """Embed recordings; a refusal is returned, because raising would log it as a failure of the replica.
+
+        A failure is raised without its words, which Ray Serve would log: they can quote the recording.
+        """
         try:
             return await self._worker.embed(recordings, subject=subject, average=average)
         except EpochsMismatch as error:
             return EpochsMismatch(str(error))
+        except Exception as error:
+            log_failure(logger, "embedding failed", error)
+            raise RuntimeError(f"embedding failed ({type(error).__name__}); see the log of this replica") from None
 
 
 class Generator:

@@ -98,8 +98,9 @@ def run_demo(
     with local_service(ServingSettings(bundle=bundle, port=free_port(), parse=parse)) as url:
         with PhospheneClient(url) as client:
             note(f"3/4 POST {' + '.join(file.name for file in files)} to {url}/v1/generations")
-            answer = client.generate(*files, seed=seed, average=True)
             (info,) = client.bundles()
+            # a service takes nobody's name out of a file: the request says who it is
+            answer = client.generate(*files, seed=seed, average=True, subject=info.subjects[0])
         note("4/4 writing pictures, ending the service")
         write_answer(answer, folder)
         sheet = write_sheet(shown, answer, out / "demo.png")

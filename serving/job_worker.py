@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 
 from serving.backend import Preview, PreviewCallback
+from serving.failures import log_failure
 from serving.job_blobs import open_blobs, unpack_upload
 from serving.job_store import JobStore, Step
 from serving.job_sweep import sweep
@@ -170,7 +171,7 @@ class JobWorker:
         except KeyDestroyed:
             await self._forget(job)
         except Exception as error:
-            logger.error("a job failed", exc_info=error)
+            log_failure(logger, "a job failed", error)
             await self._insist(self._give_back, job, True, "internal_error", 0.0)
         finally:
             self._runs.pop(job.id, None)

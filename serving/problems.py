@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from serving.failures import log_failure
 from serving.schema import MAX_FILES, FieldError, Problem
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def add_handlers(app: FastAPI, count: Callable[[str], None]) -> None:
         return answer(refusal("bad_field", detail, errors=errors))
 
     async def on_failure(request: Request, error: Exception) -> Response:
-        logger.error("request failed", exc_info=error)
+        log_failure(logger, "request failed", error)
         return answer(refusal("internal_error", "the service failed; the log has the reason"))
 
     app.add_exception_handler(HTTPException, on_http_error)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from serving.answers import Answers
 from serving.backend import Backend
 from serving.door import Door
+from serving.failures import log_failure
 from serving.forms import EmbeddingForm, GenerationForm, responses_with
 from serving.gate import Gate
 from serving.job_desk import JobDesk
@@ -223,7 +224,7 @@ async def _events(
         except HTTPException as error:
             return problem_of(error)
         except Exception as error:
-            logger.error("streamed request failed", exc_info=error)
+            log_failure(logger, "streamed request failed", error)
             return problem_of(refusal("internal_error", "the service failed; the log has the reason"))
         finally:
             queue.put_nowait(None)

@@ -9,16 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_service import FakeBackend, make_epochs
+from fake_service import FakeBackend, fake_service, make_epochs
 
 from serving import door
 from serving.access import REALM
 from serving.access_settings import AccessSettings
 from serving.api_keys import new_key
 from serving.audit import verify
+from serving.client import PhospheneClient
 from serving.routes import create_app
 from serving.sandbox import Sandbox
-from serving.settings import ServingSettings
+from serving.settings import JobSettings, ServingSettings
 from serving.user_groups import (
     AccessFile,
     GroupDescription,
@@ -303,3 +304,35 @@ def test_without_keys_only_this_machine_is_let_in() -> None:
     assert status("10.1.2.3", "localhost:8000") == status("::ffff:10.1.2.3", "localhost") == 403
     assert status("127.0.0.1", "evil.example:8000") == status("127.0.0.1", "localhost.evil.example") == 403
     assert status("10.1.2.3", "service", allow_open_network=True) == 200
+
+
+def test_the_client_with_a_key_is_let_in_and_without_or_with_another_is_told(tmp_path: Path) -> None:
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
+    access, more = create_group(access, GroupDescription(group="readers", users=("rita",), scopes=("metrics",)))
+    write_access_file(tmp_path / "access.yaml", access)
+    settings = ServingSettings(
+        bundle=Path("unused"),
+        jobs=JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1),
+        access=AccessSettings(file=str(tmp_path / "access.yaml")),
+    )
+    content = make_epochs().to_bytes()
+    seen: list[object] = []
+    with fake_service(settings, FakeBackend()) as url:
+        with PhospheneClient(url, api_key=keys["anna"]) as client:
+            assert client.bundles()[0].id == "fake-1" and len(client.embed(content).epochs) == 2
+            assert client.generate(content, on_progress=seen.append) and seen
+            job = client.submit(content)
+            assert client.wait(job.id).status == "finished"
+        for key, code in (("", "no_key"), (new_key()[0], "unknown_key"), (more["rita"], "not_allowed")):
+            with PhospheneClient(url, api_key=key) as client:
+                assert client.ready()
+                for ask in (
+                    lambda: client.generate(content),
+                    lambda: client.submit(content),
+                    lambda: client.job(job.id),
+                ):
+                    with pytest.raises(httpx.HTTPStatusError, match=code):
+                        ask()
+        with PhospheneClient(url, api_key=keys["ben"]) as client:
+            with pytest.raises(httpx.HTTPStatusError, match="not_found"):
+                client.job(job.id)

@@ -16,8 +16,10 @@ from fake_service import FakeBackend, fake_service, make_epochs
 
 from encoders.epochs import SignalEpochs
 from encoders.sensors import standard_layout
+from serving.access_settings import AccessSettings
 from serving.cluster import free_port
 from serving.settings import ServingSettings
+from serving.user_groups import AccessFile, GroupDescription, create_group, write_access_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -193,3 +195,28 @@ def test_the_example_needs_one_click(browser: Browser, url: str) -> None:
     browser.open(url)
     browser.click("#example")
     browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+
+
+def test_a_key_typed_into_the_page_opens_a_guarded_service(
+    browser: Browser, backend: FakeBackend, recording: Path, tmp_path: Path
+) -> None:
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna",)))
+    write_access_file(tmp_path / "access.yaml", access)
+    settings = ServingSettings(bundle=Path("unused"), access=AccessSettings(file=str(tmp_path / "access.yaml")))
+
+    def enter(key: str) -> None:
+        browser.call(f"element/{browser.find('#key')}/value", text=f"{key}\n")
+
+    with fake_service(settings, backend, recording) as url:
+        browser.open(url)
+        browser.wait("!document.querySelector('#door').hidden")
+        assert "needs a key" in browser.text("#key-note")
+        enter(keys["anna"][:-1] + ("a" if keys["anna"][-1] != "a" else "b"))
+        browser.wait("document.querySelector('#key-note').innerText.includes('does not know')")
+        enter(keys["anna"])
+        browser.wait("document.querySelector('#key-note').innerText.includes('is good')")
+        browser.send_file("#file", recording)
+        browser.click("#go")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+        kept = "return [localStorage.length, document.cookie, location.href, document.documentElement.outerHTML]"
+        assert keys["anna"] not in str(browser.run(kept))

@@ -1,12 +1,14 @@
 """The check of generated pictures with a small checker in the real format: flags, replacement, refusal to start."""
 
 import asyncio
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_bundle import make_tiny_bundle
 from transformers import CLIPConfig
@@ -14,7 +16,7 @@ from transformers import CLIPConfig
 from alignment.runtime import Runtime
 from generation.picture_safety import PictureSafety
 from serving.access_settings import PictureSettings
-from serving.backend import PictureOrder, Pictures
+from serving.backend import PictureOrder, Pictures, Preview
 from serving.settings import ServingSettings
 from serving.workers import GeneratorWorker
 
@@ -98,6 +100,27 @@ def test_pictures_that_are_flagged_are_replaced_and_others_are_not(bundle: Path,
     passed = made(bundle, PictureSettings(safety_folder=str(lenient)))
     assert passed.flagged is not None and not passed.flagged.any()
     np.testing.assert_array_equal(passed.images, unchecked.images)
+
+
+@pytest.mark.parametrize(("threshold", "shown"), [(-2.0, False), (2.0, True)])
+def test_previews_are_checked_like_the_pictures_that_they_become(
+    bundle: Path, tmp_path: Path, threshold: float, shown: bool
+) -> None:
+    checker = PictureSettings(safety_folder=str(write_checker(tmp_path / "safety", threshold=threshold)))
+    previews: list[Preview] = []
+
+    async def run() -> None:
+        worker = GeneratorWorker(ServingSettings(bundle=bundle, pictures=checker, max_batch_size=2))
+        embeds = np.random.default_rng(0).normal(size=(1, 128)).astype(np.float32)
+        order = PictureOrder(1, seed=0, num_inference_steps=6, guidance_scale=1.0)
+        await worker.generate(embeds, order, lambda *step: None, previews.append)
+        await asyncio.sleep(0.05)
+        await worker.aclose()
+
+    asyncio.run(run())
+    images = [np.asarray(Image.open(io.BytesIO(one.png)).convert("RGB")) for one in previews]
+    assert len(images) >= 3
+    assert [bool((image != 128).any()) for image in images] == [shown] * len(images)
 
 
 def test_a_service_that_requires_a_check_does_not_start_without(bundle: Path) -> None:

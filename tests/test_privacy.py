@@ -1,7 +1,11 @@
-"""Nothing of a recording on a disk while encryption is on, and nothing anywhere once somebody asked to be forgotten."""
+"""Nothing of a recording on a disk with encryption on, no name out of a header anywhere, and deletion that deletes."""
 
+import asyncio
+import base64
 import json
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +20,17 @@ import httpx
 import numpy as np
 import pytest
 from canary_search import CanarySearch
-from fake_service import INFO, FakeBackend, fake_service
+from fake_service import CH_NAMES, INFO, FakeBackend, fake_service
+from identified_recordings import TRACES, WHO, identified_recordings
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
 from encoders.epochs import SignalEpochs
+from serving import parse_child
 from serving.access_settings import AccessSettings, EncryptionSettings
 from serving.job_blobs import open_blobs
 from serving.landlock import landlock_version
-from serving.settings import JobSettings, ServingSettings
+from serving.sandbox import Sandbox
+from serving.settings import JobSettings, ParseLimits, ServingSettings
 from serving.user_groups import (
     AccessFile,
     GroupDescription,
@@ -193,3 +200,68 @@ def test_only_the_own_things_are_forgotten_and_it_is_on_record(
         forgotten = [(one["who"], one["erased"]) for one in records if one.get("route") == "/v1/me"]
         assert forgotten == [("lab/ben", 0), ("lab/anna", 1)]
         assert here.http.delete("/v1/me", headers={"Authorization": "Bearer phk_no"}).status_code == 401
+
+
+@pytest.fixture(scope="module")
+def identified() -> dict[str, bytes]:
+    return identified_recordings(CH_NAMES)
+
+
+def traces_in(content: bytes) -> list[str]:
+    """Find traces of the identity, also in pictures that stand in the content as base64."""
+    pictures = [base64.b64decode(one) for one in re.findall(rb'"(iVBOR[A-Za-z0-9+/=]+)"', content)]
+    return [one for one in TRACES if any(one.encode() in text for text in (content, *pictures))]
+
+
+def test_identity_in_headers_reaches_neither_the_reader_nor_store_results_pictures_or_logs(
+    identified: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1, sweep_s=3600.0)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
+    caplog.set_level(logging.DEBUG)
+    answers: dict[str, bytes] = {}
+    with fake_service(settings, FakeBackend()) as url, httpx.Client(base_url=url, timeout=60.0) as http:
+        for name, content in identified.items():
+            for cut in (False, True):
+                sent = content[: len(content) * 3 // 5] if cut else content
+                fields = {"preview": "true", "average": "true"}
+                direct = http.post("/v1/generations", files={"file": sent}, data=fields)
+                assert direct.status_code == (422 if cut else 200), (name, direct.text[:500])
+                job = http.post("/v1/jobs", files={"file": sent}, data=fields).headers["location"]
+                deadline = time.monotonic() + 30.0
+                while (status := http.get(job)).json()["status"] not in ("finished", "failed"):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                answers[f"{name} {cut}"] = direct.content + status.content + str(direct.headers).encode()
+                if not cut:
+                    assert {one["stimulus"].rsplit("/")[-1] for one in direct.json()["epochs"]} == {"dog", "cat"}
+        assert {name: found for name, content in answers.items() if (found := traces_in(content))} == {}
+        stored = [file for file in (tmp_path / "jobs").rglob("*") if file.is_file()]
+        assert len([file for file in stored if file.parent.name == "results"]) == 2 * len(identified)
+        assert {file.name: found for file in stored if (found := traces_in(file.read_bytes()))} == {}
+    assert traces_in(caplog.text.encode()) == []
+
+
+def test_who_somebody_is_says_the_request_alone(identified: dict[str, bytes], tmp_path: Path) -> None:
+    """A service's reader gives no name on; the command line, which asks for it, still gets it."""
+    names: dict[bool, dict[str, str]] = {}
+
+    async def read(sandbox: Sandbox) -> dict[str, str]:
+        await sandbox.start()
+        return {name: (await sandbox.read(content)).subject for name, content in identified.items()}
+
+    for keep in (False, True):
+        sandbox = Sandbox(ParseLimits(), max_epochs=8, keep_subject=keep)
+        try:
+            names[keep] = asyncio.run(read(sandbox))
+        finally:
+            sandbox.close()
+    assert set(names[False].values()) == {""}
+    assert {name for name, who in names[True].items() if WHO in who} >= {"FIF", "FIF epochs", "EDF", "npz"}
+    for name, content in identified.items():
+        file = tmp_path / "upload"
+        file.write_bytes(content)
+        request = {"window": {}, "onsets": None, "keep_subject": False}
+        head, parts = parse_child.read(file, request, max_epochs=8)
+        assert head["code"] == "ok" and traces_in(json.dumps(head).encode()) == [], name
+        assert not any(traces_in(bytes(part)) for part in parts)

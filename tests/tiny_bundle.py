@@ -33,8 +33,8 @@ def tiny_recording(kind: str = "eeg", n: int = 2, *, seed: int = 0, subject: str
     )
 
 
-def make_tiny_bundle(folder: Path, *, seed: int = 0) -> Path:
-    """Write a complete bundle of random weights: 63-channel EEG and CTF-275 MEG in, 32 px pictures out."""
+def make_tiny_bundle(folder: Path, *, seed: int = 0, retrieves: bool = False) -> Path:
+    """Write a complete bundle of random weights: 63-channel EEG and CTF-275 MEG in, 32 px or gallery pictures out."""
     from functools import partial
 
     from alignment.brain_model import BrainModel
@@ -43,7 +43,7 @@ def make_tiny_bundle(folder: Path, *, seed: int = 0) -> Path:
     from generation.assemble import assemble_bundle
     from generation.bundle import BundleParts
     from generation.gallery import Gallery
-    from generation.image_decoder import StableUnCLIPConfig
+    from generation.image_decoder import RetrievalConfig, StableUnCLIPConfig
     from generation.pipeline import best_similarity
 
     runtime = Runtime(device="cpu")
@@ -64,12 +64,12 @@ def make_tiny_bundle(folder: Path, *, seed: int = 0) -> Path:
         folder,
         BundleParts(
             brain=brain,
-            decoder=make_tiny_unclip(scratch / "unclip", seed=seed),
+            decoder=None if retrieves else make_tiny_unclip(scratch / "unclip", seed=seed),
             gallery=gallery,
             null=ConfidenceNull(null),
             example=tiny_recording("eeg"),
         ),
-        decoder=StableUnCLIPConfig(num_inference_steps=2, guidance_scale=2.0),
+        decoder=RetrievalConfig() if retrieves else StableUnCLIPConfig(num_inference_steps=2, guidance_scale=2.0),
         data_statement="random weights; no data of any person",
         configs={"seed": seed},
         scores={"top_1": 0.005, "chance": 0.005},
