@@ -1,6 +1,7 @@
 """A live recording over the WebSocket: answers as for uploads whatever the chunks, and every bound holds."""
 
 import asyncio
+import base64
 import json
 import logging
 import time
@@ -14,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from fake_service import CH_NAMES, FakeBackend, fake_service
-from tiny_bundle import LAYOUTS, make_tiny_bundle
+from tiny_bundle import LAYOUTS, make_tiny_bundle, tiny_recording
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -22,6 +23,7 @@ from encoders.live_cutting import LiveChannels, LiveCutter
 from encoders.sensors import standard_layout
 from serving.access_settings import AccessSettings
 from serving.audit import verify
+from serving.page import live_example
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings, StreamSettings
 from serving.stream_client import StreamClient
@@ -155,6 +157,23 @@ def test_bad_signals_are_refused_epoch_by_epoch_in_the_words_of_uploads(url: str
     assert isinstance(wrong_unit, StreamRefused) and "another unit" in wrong_unit.problem.detail
     few = streamed(url, recording(10), 50, {200: ""}, ch_names=LAYOUT.ch_names[:10])[0]
     assert isinstance(few, StreamRefused) and "channels" in few.problem.detail
+
+
+def test_the_example_of_the_page_can_be_streamed(url: str, tmp_path: Path) -> None:
+    example = tiny_recording("eeg", 2)
+    example.save(tmp_path / "example.npz")
+    offered = live_example(tmp_path / "example.npz")
+    start = StreamStart.model_validate(offered["start"] | {"when_busy": "wait", "options": OPTIONS})
+    data = np.frombuffer(base64.b64decode(offered["samples"]), "<f4").reshape(len(example.ch_names), -1)
+    first = offered["markers"][0]
+    window = slice(first["sample"] - 20, first["sample"] + 80)
+    np.testing.assert_array_equal(data[:, window], example.data[0])
+    with StreamClient(url, start) as client:
+        for marker in offered["markers"]:
+            client.mark(marker["sample"], marker["stimulus"])
+        client.push(data)
+        found = list(client.finish())
+    assert [one.stimulus for one in found if isinstance(one, StreamEpoch)] == ["image-0", "image-1"] * 3
 
 
 BOUNDS = StreamSettings(max_streams=2, max_seconds=3.0, idle_s=1.0, max_messages_per_s=200.0)
