@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access import NOBODY, SCOPES, Access
+from serving.access import NOBODY, SCOPES, WEBSOCKET, Access
 from serving.access_settings import AccessSettings, is_loopback
 from serving.audit import AuditLog, Fact, read_audit_key
 from serving.metrics import Metrics
@@ -93,7 +93,7 @@ class Door:
             if scope["type"] == "websocket":  # what lasts asks again, so that a key that is taken away stops working
                 access = self._access
                 scope["state"]["still_allowed"] = lambda: access.identify(given)
-            self._access.allow(caller, scope.get("method", "GET"), path)
+            self._access.allow(caller, scope.get("method", WEBSOCKET), path)
             return
         _refuse_other_sites(scope, headers)
         if self._open_network:

@@ -261,6 +261,15 @@ def test_what_is_out_of_bounds_is_closed_with_its_reason(
     assert found[:2] == (code, reason) and said in found[2], found
 
 
+def test_the_messages_are_described(small: str) -> None:
+    with httpx.Client(base_url=small, trust_env=False) as http:
+        described = http.get("/v1/stream").json()
+        assert "/v1/stream" in http.get("/openapi.json").json()["paths"]
+    named = set(described["client"]["discriminator"]["mapping"]) | set(described["server"]["discriminator"]["mapping"])
+    assert {"start", "marker", "end", "ready", "received", "epoch", "refused", "problem", "summary"} == named
+    assert "uV" in described["client"]["$defs"]["StreamStart"]["properties"]["unit"]["description"]
+
+
 def test_a_stream_ends_after_its_time_and_only_so_many_are_open(small: str) -> None:
     started = time.monotonic()
     with opened(small, **SMALL) as first:
@@ -380,7 +389,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, shared_backend: FakeBacken
     """The application behind keys, with an audit log; purpose and consent are required."""
     folder = tmp_path_factory.mktemp("guarded")
     file = folder / "access.yaml"
-    groups, keys = create_group(AccessFile(), GroupDescription(group="live", users=("lea",), scopes=("stream",)))
+    groups, keys = create_group(AccessFile(), GroupDescription(group="live", users=("lea", "mia"), scopes=("stream",)))
     for description in (
         GroupDescription(group="lab", users=("anna",)),
         GroupDescription(group="hasty", users=("hugo",), scopes=("stream",), quota=Quota(decodes_per_day=1)),
@@ -425,6 +434,17 @@ def lines(audit: Path, **wanted: Any) -> list[dict[str, Any]]:
     return [record for record in records if wanted.items() <= record.items()]
 
 
+def test_one_user_does_not_take_all_streams(guarded: Guarded, backend: FakeBackend) -> None:
+    start = StreamStart(**SMALL | USE)
+    with ExitStack() as stack:
+        for _ in range(StreamSettings().max_streams_per_user):
+            stack.enter_context(StreamClient(guarded.url, start, api_key=guarded.keys["lea"]))
+        with pytest.raises(ValueError, match="too_many_streams"):
+            StreamClient(guarded.url, start, api_key=guarded.keys["lea"])
+        with pytest.raises(ValueError, match="purpose_missing"):
+            StreamClient(guarded.url, StreamStart(**SMALL), api_key=guarded.keys["mia"])
+
+
 def test_a_key_that_is_taken_away_stops_a_running_stream(guarded: Guarded, backend: FakeBackend) -> None:
     data = recording(len(CH_NAMES), 1000)
     start = StreamStart(**SMALL | USE | {"when_busy": "wait"})
@@ -436,8 +456,10 @@ def test_a_key_that_is_taken_away_stops_a_running_stream(guarded: Guarded, backe
             time.sleep(0.02)
         write_access_file(guarded.file, revoke_user(read_access_file(guarded.file), "live", "lea"))
         with pytest.raises(ValueError, match="unknown_key"):
-            client.push(data[:, 300:])
-            list(client.finish())
+            client.push(data[:, 300:700])
+            while True:
+                time.sleep(0.05)
+                list(client.answers())
     assert backend.n_finished == 1
 
 
