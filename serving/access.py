@@ -32,6 +32,8 @@ SCOPES = {
     "/v1/stream": "stream",
     "/metrics": "metrics",
 }
+# Stands for the method of a WebSocket, which has none.
+WEBSOCKET = "WEBSOCKET"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Access:
         caller : Caller
             Just identified.
         method, path : str
-            Of the request; the path without a prefix that the application is mounted under.
+            Of the request, or `WEBSOCKET`; the path without a prefix that the application is mounted under.
 
         Raises
         ------
@@ -133,8 +135,7 @@ class Access:
                 headers={"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
             )
         # a stream counts like one uploaded recording: both hold so many epochs at most
-        sends = (method == "POST" and path.startswith("/v1/")) or scope == "stream"
-        self._spend(entry, caller.name, sends=sends)
+        self._spend(entry, caller.name, sends=method in ("POST", WEBSOCKET) and path.startswith("/v1/"))
 
     def close(self) -> None:
         """Close the counts."""

@@ -1,8 +1,8 @@
 """The door of the service: who gets in, and what is put on record about it.
 
 Plain ASGI around everything else, so that a request without a key costs no parsing, and that no route can be
-forgotten: only the two health routes are open. Without keys the door opens to this machine alone, by address and by
-name of the host, whatever address the server listens on.
+forgotten: only the two health routes and the files of the page are open. Without keys the door opens to this machine
+alone, by address and by name of the host, whatever address the server listens on.
 """
 
 import asyncio
@@ -15,15 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access import NOBODY, SCOPES, Access
+from serving.access import NOBODY, SCOPES, WEBSOCKET, Access
 from serving.access_settings import AccessSettings, is_loopback
 from serving.audit import AuditLog, Fact, read_audit_key
 from serving.metrics import Metrics
+from serving.page import PAGE_FILES
 from serving.problems import problem_of, problem_response, refusal
 
 logger = logging.getLogger(__name__)
 
-OPEN = ("/healthz", "/readyz")
+OPEN = ("/healthz", "/readyz", *PAGE_FILES)
 # Who is refused fills no disk: of the attempts one record a minute is written, with their number.
 _REFUSALS_S = 60.0
 _KEY_PROTOCOL = "key."
@@ -92,7 +93,7 @@ class Door:
             if scope["type"] == "websocket":  # what lasts asks again, so that a key that is taken away stops working
                 access = self._access
                 scope["state"]["still_allowed"] = lambda: access.identify(given)
-            self._access.allow(caller, scope.get("method", "GET"), path)
+            self._access.allow(caller, scope.get("method", WEBSOCKET), path)
             return
         _refuse_other_sites(scope, headers)
         if self._open_network:

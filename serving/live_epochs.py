@@ -85,6 +85,9 @@ class LiveEpochs:
             await self._send(self._ready(cutter, start, bundle))
             while True:
                 message = await self._inbox.next()
+                if message["type"] == "interrupt":
+                    await self._wait()
+                    continue
                 if (text := message.get("text")) is None:
                     await self._take(start, cutter, trigger, _chunk(message["bytes"], start))
                     continue
@@ -101,7 +104,9 @@ class LiveEpochs:
     def _first(self, message: Message) -> StreamStart:
         said = _parse(message["text"]) if message.get("text") is not None else None
         if not isinstance(said, StreamStart):
-            raise refusal("no_start", "the first message must be a JSON text with type 'start'; see the documentation")
+            raise refusal(
+                "no_start", "the first message must be a JSON text with type 'start'; GET this address for its schema"
+            )
         return said
 
     async def _accept(self, start: StreamStart) -> BundleInfo:
@@ -214,6 +219,8 @@ class LiveEpochs:
 
     def _rest(self, decoding: asyncio.Task[None]) -> None:
         self._inbox.patient = False
+        if not decoding.cancelled() and decoding.exception() is not None:
+            self._inbox.interrupt()  # what it failed with ends the stream now, not with the next epoch
 
     async def _refuse(self, number: int, sample: int, stimulus: str, problem: Problem) -> None:
         self._metrics.count_refusal(problem.code)

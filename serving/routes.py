@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Form, Header, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -24,6 +24,7 @@ from serving.gate import Gate
 from serving.job_desk import JobDesk
 from serving.job_routes import IdempotencyKey, JobCounter, add_jobs
 from serving.metrics import CONTENT_TYPE, Metrics
+from serving.page import PAGE, PAGE_HEADERS, add_page
 from serving.problems import add_handlers, problem_of, refusal
 from serving.provenance import Marker
 from serving.purpose import check_use
@@ -44,13 +45,6 @@ from serving.traces import TracedApp
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
-
-_PAGE = Path(__file__).with_name("static") / "index.html"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src 'self' data:; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-}
 
 
 def create_app(
@@ -101,11 +95,11 @@ def create_app(
     add_jobs(app, counter)
     _add_state(app, backend, counter, metrics)
     add_stream(app, StreamDesk(answers, metrics, settings))
-    _add_page(app, example)
+    add_page(app, example)
     gate = app.state.gate = Gate(
         app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb
     )
-    door = Door(gate, settings.access, metrics=metrics, page=_PAGE, page_headers=_PAGE_HEADERS)
+    door = Door(gate, settings.access, metrics=metrics, page=PAGE, page_headers=PAGE_HEADERS)
     return TracedApp(door)
 
 
@@ -166,18 +160,6 @@ def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Met
     async def prometheus() -> Response:
         await counter.measure()
         return Response(metrics.render(), media_type=CONTENT_TYPE)
-
-
-def _add_page(app: FastAPI, recording: Path | None) -> None:
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(_PAGE, media_type="text/html", headers=_PAGE_HEADERS)
-
-    @app.get("/example.npz", include_in_schema=False)
-    async def example_recording() -> FileResponse:
-        if recording is None:
-            raise refusal("not_found", "this bundle holds no example recording")
-        return FileResponse(recording, media_type="application/octet-stream")
 
 
 async def _require_ready(backend: Backend) -> None:

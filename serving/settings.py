@@ -102,6 +102,7 @@ class StreamSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_streams: int = Field(8, ge=0, description="open at a time in one ingress; 0 refuses all")
+    max_streams_per_user: int = Field(4, ge=1, description="open at a time for one owner of keys")
     max_seconds: float = Field(1800.0, gt=0.0, description="longest stream; Serve's own time-out must be longer")
     idle_s: float = Field(30.0, gt=0.0, description="a stream that sends nothing for this long is closed")
     max_messages_per_s: float = Field(1000.0, gt=0.0, description="of one stream; twice as many may come in a burst")

@@ -7,10 +7,13 @@ first to find a reason to stop ends the stream. Nothing of a signal, and no name
 import asyncio
 import logging
 import time
+from collections import Counter
+from typing import Any
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from starlette.exceptions import HTTPException
 
+from serving.access import caller_of
 from serving.answers import Answers
 from serving.gate import Gate
 from serving.live_epochs import LiveEpochs
@@ -18,7 +21,7 @@ from serving.metrics import Metrics
 from serving.problems import STREAM_CODES, problem_of, refusal
 from serving.settings import ServingSettings
 from serving.stream_inbox import Inbox
-from serving.stream_schema import PROTOCOL, StreamProblem
+from serving.stream_schema import FROM_CLIENT, FROM_SERVER, PROTOCOL, StreamProblem
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +37,22 @@ class StreamDesk:
         self._answers = answers
         self._metrics = metrics
         self._settings = settings
-        self._n_open = 0
+        self._open: Counter[str] = Counter()
 
     async def attend(self, websocket: WebSocket) -> None:
         """Serve one connection from its acceptance to its end."""
         offered = [one.strip() for one in websocket.headers.get("sec-websocket-protocol", "").split(",")]
         await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
-        started, self._n_open = time.monotonic(), self._n_open + 1
+        owner, started = caller_of(websocket).owner, time.monotonic()
+        self._open[owner] += 1
         code = _FAILED
         try:
             code = await self._serve(websocket)
         except (WebSocketDisconnect, OSError):
             code = _GONE
         finally:
-            self._n_open -= 1
+            self._open[owner] -= 1
+            self._open += Counter()  # who has none open is forgotten
             self._metrics.requests.labels(ROUTE, str(code)).inc()
             logger.info("WS %s %d %.0f s", ROUTE, code, time.monotonic() - started)
 
@@ -81,11 +86,12 @@ class StreamDesk:
     async def _run(self, websocket: WebSocket) -> bool:
         """Return True after an `end`, False if the client left before it."""
         bounds = self._settings.streams
-        if self._n_open > bounds.max_streams:
+        owner = caller_of(websocket).owner
+        if self._open.total() > bounds.max_streams or (owner and self._open[owner] > bounds.max_streams_per_user):
             raise refusal(
                 "too_many_streams",
-                f"{bounds.max_streams} streams are open, the most this service keeps; try again later",
-                retry_after_s=10,
+                f"{bounds.max_streams} streams are open, or {bounds.max_streams_per_user} of yours, the most this "
+                "service keeps; end one, or try again later",
             )
         gate = websocket.app.state.gate
         assert isinstance(gate, Gate)
@@ -113,6 +119,15 @@ class StreamDesk:
 
 def add_stream(app: FastAPI, desk: StreamDesk) -> None:
     """Add the route; ``app.state.gate`` must be the `Gate` around the application by the time it is called."""
+
+    @app.get(
+        ROUTE,
+        description="A WebSocket at this address takes a recording while it runs, and answers every stimulus as soon "
+        "as its epoch is there. A GET returns the JSON schemas of what is sent, `client`, and of what comes back, "
+        "`server`. Samples are binary messages: little-endian float32, (channels, samples) in row-major order.",
+    )
+    async def messages() -> dict[str, dict[str, Any]]:
+        return {"client": FROM_CLIENT.json_schema(), "server": FROM_SERVER.json_schema()}
 
     @app.websocket(ROUTE)
     async def stream(websocket: WebSocket) -> None:

@@ -71,6 +71,10 @@ class Inbox:
             self._n_bytes += size
             self._messages.put_nowait(message)
 
+    def interrupt(self) -> None:
+        """Let `next` return a message of type "interrupt", because something else happened than a message."""
+        self._messages.put_nowait({"type": "interrupt"})
+
     async def next(self) -> Message:
         """Return the oldest message."""
         message = await self._messages.get()

@@ -412,7 +412,7 @@ def test_the_wheel_holds_the_four_packages_with_their_data_and_nothing_else(whee
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
-    assert {"generation/demo_bundle/manifest.json", "serving/static/index.html"} <= set(names)
+    assert {"generation/demo_bundle/manifest.json", "serving/static/index.html", "serving/static/app.js"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".pth"))]
 
 

@@ -78,6 +78,7 @@ async def reading(service: Guarded) -> AsyncIterator[None]:
 ROUTES = [
     ("POST", "/v1/generations"), ("POST", "/v1/embeddings"), ("POST", "/v1/jobs"), ("GET", "/v1/jobs/1"),
     ("DELETE", "/v1/jobs/1"), ("GET", "/v1/bundles"), ("GET", "/metrics"), ("GET", "/"), ("GET", "/example.npz"),
+    ("GET", "/example/live.json"), ("GET", "/static/../routes.py"), ("GET", "/static/nothing.js"),
     ("GET", "/openapi.json"), ("GET", "/nothing"), ("OPTIONS", "/v1/jobs"), ("HEAD", "/"), ("GET", "//v1/bundles"),
     ("GET", "/healthz/"), ("GET", "/readyz/../metrics"), ("TRACE", "/v1/bundles"),
 ]  # fmt: skip
@@ -87,7 +88,7 @@ def test_every_route_but_health_needs_a_key(guarded: Guarded) -> None:
     async def run() -> None:
         unknown = {"Authorization": f"Bearer {new_key()[0]}"}
         async with guarded.client() as client:
-            for route in ("/healthz", "/readyz"):
+            for route in ("/healthz", "/readyz", "/static/app.js", "/static/style.css"):
                 assert (await client.get(route)).status_code == 200
             for method, route in ROUTES:
                 for headers, code in (

@@ -18,7 +18,7 @@ from encoders.epochs import SignalEpochs
 from encoders.sensors import standard_layout
 from serving.access_settings import AccessSettings
 from serving.cluster import free_port
-from serving.settings import ServingSettings
+from serving.settings import JobSettings, ServingSettings
 from serving.user_groups import AccessFile, GroupDescription, create_group, write_access_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,6 +49,14 @@ class Browser:
     def find(self, selector: str) -> str:
         element: dict[str, str] = self.call("element", using="css selector", value=selector)
         return next(iter(element.values()))
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other, on whatever has the focus."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.call("actions", actions=[{"type": "key", "id": "keys", "actions": strokes}])
+
+    def focused(self) -> str:
+        return str(self.run("return document.activeElement.id || document.activeElement.className"))
 
     def send_file(self, selector: str, path: Path) -> None:
         self.call(f"element/{self.find(selector)}/value", text=str(path))
@@ -125,6 +133,15 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stimulus = ("scene 1", "scene 2", "scene 3")
     SignalEpochs(data, 100.0, -0.2, names, layout.ch_types, layout.positions, stimulus=stimulus).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def job_url(backend: FakeBackend, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that keeps jobs."""
+    jobs = JobSettings(folder=str(tmp_path_factory.mktemp("jobs")), beat_s=0.1)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
+    with fake_service(settings, backend, recording) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +237,136 @@ def test_a_key_typed_into_the_page_opens_a_guarded_service(
         browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
         kept = "return [localStorage.length, document.cookie, location.href, document.documentElement.outerHTML]"
         assert keys["anna"] not in str(browser.run(kept))
+
+
+def test_jobs_show_previews_and_stay_in_the_history_until_they_are_deleted(
+    browser: Browser, job_url: str, backend: FakeBackend, recording: Path
+) -> None:
+    backend.step_s = 0.5
+    try:
+        browser.open(job_url)
+        browser.send_file("#file", recording)
+        browser.click("#go")
+        browser.wait("!document.querySelector('#making').hidden && document.querySelector('#preview').naturalWidth")
+        assert "not finished" in browser.text("#making-words")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    finally:
+        backend.step_s = 0.0
+    assert browser.run("return document.querySelector('#making').hidden")
+    assert "3 epochs, highest confidence 1.00" in browser.text("#jobs")
+    browser.open(job_url)
+    browser.wait("document.querySelectorAll('#jobs li').length === 1")
+    browser.click("#jobs button.plain")
+    browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    (job,) = browser.run("return JSON.parse(localStorage.getItem('jobs'))")
+    assert set(job) == {"id", "created", "words"}, "nothing else of a recording is kept in the browser"
+    with httpx.Client(base_url=job_url, trust_env=False) as http:
+        assert http.get(f"/v1/jobs/{job['id']}").status_code == 200
+        browser.click("#jobs button.danger")
+        browser.wait("document.querySelector('#history').hidden")
+        assert http.get(f"/v1/jobs/{job['id']}").status_code == 404
+    assert browser.run("return localStorage.getItem('jobs')") == "[]"
+
+
+def test_cancelling_a_job_erases_it(browser: Browser, job_url: str, backend: FakeBackend, recording: Path) -> None:
+    backend.step_s = 0.5
+    finished = backend.n_finished
+    try:
+        browser.open(job_url)
+        browser.send_file("#file", recording)
+        browser.click("#go")
+        browser.wait("document.querySelector('#stage').innerText.includes('step 1 of 4')")
+        (job,) = browser.run("return JSON.parse(localStorage.getItem('jobs'))")
+        browser.click("#cancel")
+        browser.wait("localStorage.getItem('jobs') === '[]'")
+        with httpx.Client(base_url=job_url, trust_env=False) as http:
+            assert http.get(f"/v1/jobs/{job['id']}").status_code == 404
+        time.sleep(2.0)
+    finally:
+        backend.step_s = 0.0
+    assert backend.n_finished == finished and "Cancelled" in browser.text("#problem")
+
+
+def test_the_live_view_decodes_while_the_recording_runs(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.click("#live-go")
+    browser.wait("document.querySelectorAll('#live-epochs .pictures img').length >= 1")
+    assert browser.run("return document.querySelector('#live-go').disabled"), "it is still running"
+    drawn = "document.querySelector('#strip').getContext('2d').getImageData(0, 0, 900, 200).data"
+    assert browser.run(f"return new Set({drawn}).size") > 20
+    browser.wait("document.querySelector('#live-words').innerText.startsWith('ended: 9 stimuli, 9 decoded')", 40.0)
+    assert "no better than noise" in browser.text("#live-epochs") and "scene 2" in browser.text("#live-epochs")
+    assert browser.run("return document.querySelector('#problem').hidden")
+    browser.click("#live-go")
+    browser.wait("document.querySelector('#live-words').innerText.includes(' s sent')")
+    browser.click("#live-stop")
+    browser.wait("document.querySelector('#live-words').innerText === 'stopped'")
+    assert browser.run("return document.querySelector('#problem').hidden")
+
+
+TAB, ENTER, SPACE, LEFT = "\ue004", "\ue007", " ", "\ue012"
+
+
+def test_everything_can_be_done_with_keys(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.wait("document.querySelectorAll('#subject option').length === 2")
+    order = []
+    for _ in range(11):
+        browser.press(TAB)
+        order.append(browser.focused())
+        ring = browser.run("return getComputedStyle(document.activeElement).outlineStyle")
+        assert ring != "none", f"{order[-1]} does not show its focus"
+    expected = ["skip", "drop", "images", "seed", "subject", "purpose", "onsets", "average", "consent", "example"]
+    assert order == [*expected, "live-go"]
+    browser.run("document.querySelector('#consent').focus()")
+    browser.press(SPACE, TAB)
+    assert browser.run("return document.querySelector('#consent').checked") and browser.focused() == "example"
+    browser.press(ENTER)
+    browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    assert browser.focused() == "decoded", "the result takes the focus"
+    browser.run("document.querySelector('#plots input[type=range]').focus()")
+    before = browser.run("return document.querySelector('#plots canvas + figcaption, #plots output').innerText")
+    label = "return document.querySelectorAll('#plots canvas')[1].getAttribute('aria-label')"
+    told = browser.run(label)
+    browser.press(LEFT, LEFT, LEFT)
+    assert before and browser.run(label) != told and "highest" in told and "uV" in told
+
+
+def test_what_is_seen_has_a_name_that_can_be_heard(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.click("#example")
+    browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    script = """
+      const named = (node) => node.alt || node.getAttribute('aria-label') || node.getAttribute('aria-labelledby') ||
+        node.innerText || (node.labels && node.labels.length);
+      return [...document.querySelectorAll('img, canvas, button, input:not([hidden]), select, progress, [role=button]')]
+        .filter((node) => !named(node) && node.offsetParent).map((node) => node.outerHTML.slice(0, 80));"""
+    assert browser.run(script) == []
+    assert browser.run("return document.documentElement.lang") == "en"
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    browser.call("window/rect", width=390, height=900)
+    try:
+        assert browser.run(wide) <= 0, "a narrow window needs no scrolling to the side"
+    finally:
+        browser.call("window/rect", width=1100, height=1500)
+
+
+def test_colours_can_be_told_apart(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.click("#example")
+    browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    script = """
+      const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+      const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = (rgb) => rgb.slice(0, 3).map((v) => linear(v / 255))
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const ground = (node) => { for (; node; node = node.parentElement) {
+        const c = channels(getComputedStyle(node).backgroundColor);
+        if (c.length < 4 || c[3] > 0) return c;
+      } return [255, 255, 255]; };
+      return [...document.querySelectorAll('p, label, strong, h1, h2, button:not(:disabled), figcaption, span, li')]
+        .filter((node) => node.offsetParent && node.innerText.trim()).map((node) => {
+          const [a, b] = [light(channels(getComputedStyle(node).color)), light(ground(node))];
+          return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 70)]; })
+        .filter(([contrast]) => contrast < 4.5);"""
+    assert browser.run(script) == []

@@ -1,6 +1,7 @@
 """A live recording over the WebSocket: answers as for uploads whatever the chunks, and every bound holds."""
 
 import asyncio
+import base64
 import json
 import logging
 import time
@@ -14,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from fake_service import CH_NAMES, FakeBackend, fake_service
-from tiny_bundle import LAYOUTS, make_tiny_bundle
+from tiny_bundle import LAYOUTS, make_tiny_bundle, tiny_recording
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -22,6 +23,7 @@ from encoders.live_cutting import LiveChannels, LiveCutter
 from encoders.sensors import standard_layout
 from serving.access_settings import AccessSettings
 from serving.audit import verify
+from serving.page import live_example
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings, StreamSettings
 from serving.stream_client import StreamClient
@@ -157,6 +159,23 @@ def test_bad_signals_are_refused_epoch_by_epoch_in_the_words_of_uploads(url: str
     assert isinstance(few, StreamRefused) and "channels" in few.problem.detail
 
 
+def test_the_example_of_the_page_can_be_streamed(url: str, tmp_path: Path) -> None:
+    example = tiny_recording("eeg", 2)
+    example.save(tmp_path / "example.npz")
+    offered = live_example(tmp_path / "example.npz")
+    start = StreamStart.model_validate(offered["start"] | {"when_busy": "wait", "options": OPTIONS})
+    data = np.frombuffer(base64.b64decode(offered["samples"]), "<f4").reshape(len(example.ch_names), -1)
+    first = offered["markers"][0]
+    window = slice(first["sample"] - 20, first["sample"] + 80)
+    np.testing.assert_array_equal(data[:, window], example.data[0])
+    with StreamClient(url, start) as client:
+        for marker in offered["markers"]:
+            client.mark(marker["sample"], marker["stimulus"])
+        client.push(data)
+        found = list(client.finish())
+    assert [one.stimulus for one in found if isinstance(one, StreamEpoch)] == ["image-0", "image-1"] * 3
+
+
 BOUNDS = StreamSettings(max_streams=2, max_seconds=3.0, idle_s=1.0, max_messages_per_s=200.0)
 
 
@@ -240,6 +259,15 @@ def test_what_is_out_of_bounds_is_closed_with_its_reason(
             pass
         found = ending(socket)
     assert found[:2] == (code, reason) and said in found[2], found
+
+
+def test_the_messages_are_described(small: str) -> None:
+    with httpx.Client(base_url=small, trust_env=False) as http:
+        described = http.get("/v1/stream").json()
+        assert "/v1/stream" in http.get("/openapi.json").json()["paths"]
+    named = set(described["client"]["discriminator"]["mapping"]) | set(described["server"]["discriminator"]["mapping"])
+    assert {"start", "marker", "end", "ready", "received", "epoch", "refused", "problem", "summary"} == named
+    assert "uV" in described["client"]["$defs"]["StreamStart"]["properties"]["unit"]["description"]
 
 
 def test_a_stream_ends_after_its_time_and_only_so_many_are_open(small: str) -> None:
@@ -361,7 +389,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, shared_backend: FakeBacken
     """The application behind keys, with an audit log; purpose and consent are required."""
     folder = tmp_path_factory.mktemp("guarded")
     file = folder / "access.yaml"
-    groups, keys = create_group(AccessFile(), GroupDescription(group="live", users=("lea",), scopes=("stream",)))
+    groups, keys = create_group(AccessFile(), GroupDescription(group="live", users=("lea", "mia"), scopes=("stream",)))
     for description in (
         GroupDescription(group="lab", users=("anna",)),
         GroupDescription(group="hasty", users=("hugo",), scopes=("stream",), quota=Quota(decodes_per_day=1)),
@@ -406,6 +434,17 @@ def lines(audit: Path, **wanted: Any) -> list[dict[str, Any]]:
     return [record for record in records if wanted.items() <= record.items()]
 
 
+def test_one_user_does_not_take_all_streams(guarded: Guarded, backend: FakeBackend) -> None:
+    start = StreamStart(**SMALL | USE)
+    with ExitStack() as stack:
+        for _ in range(StreamSettings().max_streams_per_user):
+            stack.enter_context(StreamClient(guarded.url, start, api_key=guarded.keys["lea"]))
+        with pytest.raises(ValueError, match="too_many_streams"):
+            StreamClient(guarded.url, start, api_key=guarded.keys["lea"])
+        with pytest.raises(ValueError, match="purpose_missing"):
+            StreamClient(guarded.url, StreamStart(**SMALL), api_key=guarded.keys["mia"])
+
+
 def test_a_key_that_is_taken_away_stops_a_running_stream(guarded: Guarded, backend: FakeBackend) -> None:
     data = recording(len(CH_NAMES), 1000)
     start = StreamStart(**SMALL | USE | {"when_busy": "wait"})
@@ -417,8 +456,10 @@ def test_a_key_that_is_taken_away_stops_a_running_stream(guarded: Guarded, backe
             time.sleep(0.02)
         write_access_file(guarded.file, revoke_user(read_access_file(guarded.file), "live", "lea"))
         with pytest.raises(ValueError, match="unknown_key"):
-            client.push(data[:, 300:])
-            list(client.finish())
+            client.push(data[:, 300:700])
+            while True:
+                time.sleep(0.05)
+                list(client.answers())
     assert backend.n_finished == 1
 
 

@@ -1,0 +1,160 @@
+// Choosing a recording, handing it in, following the work. Jobs where the service keeps them, else one long request.
+
+import { eventsOf } from "./events.js";
+import { erase, forget, remember, showHistory } from "./history.js";
+import { startLive, stopLive } from "./live.js";
+import { $, element, key, problemOf, showProblem, withKey } from "./page.js";
+import { showAnswer } from "./results.js";
+
+const STAGES = { read: "reading the recording", embed: "decoding the signal", generate: "making pictures", encode: "packing the answer" };
+const FIELDS = ["images", "seed", "subject", "onsets", "purpose"];
+const KEY_NOTE = "It is kept until this tab is closed.";
+let files = [];
+let cancel = null;
+let keepsJobs = true;
+
+async function describe() {
+  try {
+    const response = await fetch("/v1/bundles", { headers: withKey() });
+    $("door").hidden = response.status !== 401 && !key();
+    $("key-note").textContent = response.status !== 401 ? `The key is good. ${KEY_NOTE}`
+      : key() ? "The service does not know this key." : `This service needs a key. ${KEY_NOTE}`;
+    if (response.status === 401) return;
+    if (!response.ok) { setTimeout(describe, 3000); return; }
+    const bundle = (await response.json()).bundles[0];
+    $("about").textContent = `Pictures from ${bundle.modalities.map((name) => name.toUpperCase()).join(" and ")} recordings. Bundle ${bundle.id.slice(0, 12)}.`;
+    $("statement").textContent = bundle.data_statement;
+    $("limit").textContent = `At most ${bundle.limits.max_upload_mb} MB and ${bundle.limits.max_epochs} epochs.`;
+    $("images").max = bundle.limits.max_images;
+    if (bundle.pictures !== "generated") {
+      const what = bundle.pictures === "category" ? "examples of the decoded category" : "the nearest ones of a gallery";
+      $("pictures").replaceChildren(element("strong", { textContent: `These pictures are retrieved, not generated: ${what}, not what a person saw.` }));
+    }
+    $("subject").length = 1;
+    for (const name of bundle.subjects) $("subject").append(element("option", { value: name, textContent: name }));
+  } catch (error) { setTimeout(describe, 3000); }
+}
+
+function choose(list) {
+  files = Array.from(list).slice(0, 2);
+  $("chosen").textContent = files.map((file) => `${file.name} (${(file.size / 1048576).toFixed(2)} MB)`).join(" + ");
+  $("go").disabled = files.length === 0;
+}
+
+function progress(event) {
+  $("work").hidden = false;
+  const steps = event.stage === "generate" && event.n_steps > 1 ? ` (step ${event.step} of ${event.n_steps})` : "";
+  $("stage").textContent = STAGES[event.stage] + steps;
+  const base = { read: 0.02, embed: 0.1, generate: 0.15, encode: 0.98 }[event.stage];
+  $("bar").value = event.stage === "generate" ? base + 0.82 * event.step / event.n_steps : base;
+}
+
+function look(preview) {
+  $("preview").src = `data:image/png;base64,${preview.image}`;
+  $("making-words").textContent = `The first picture after step ${preview.step}, not finished.`;
+  $("making").hidden = false;
+}
+
+function form() {
+  const filled = new FormData();
+  // the file's own name may hold a person's name: it stays here
+  files.forEach((file, index) => filled.append("file", file, `recording-${index}`));
+  for (const name of FIELDS) filled.append(name, $(name).value);
+  filled.append("average", $("average").checked);
+  filled.append("consent", $("consent").checked);
+  filled.append("preview", "true");
+  return filled;
+}
+
+async function decode() {
+  $("problem").hidden = $("result").hidden = $("signals").hidden = true;
+  $("go").disabled = true;
+  $("cancel").hidden = false;
+  progress({ stage: "read", step: 0, n_steps: 1 });
+  const abort = new AbortController();
+  cancel = () => abort.abort();
+  try {
+    if (!keepsJobs || !await asJob(abort)) await asRequest(abort);
+  } catch (error) {
+    showProblem(error.name === "AbortError" ? { title: "Cancelled", detail: "The work was stopped." } : { title: "The connection failed", detail: String(error) });
+  } finally {
+    cancel = null;
+    $("go").disabled = files.length === 0;
+    $("cancel").hidden = $("work").hidden = $("making").hidden = true;
+  }
+}
+
+// Return false where the service keeps no jobs.
+async function asJob(abort) {
+  const random = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const response = await fetch("/v1/jobs", { method: "POST", body: form(), signal: abort.signal, headers: withKey({ "Idempotency-Key": random }) });
+  if (!response.ok) {
+    const details = await problemOf(response);
+    if (details.code === "jobs_off") { keepsJobs = false; return false; }
+    showProblem(details);
+    return true;
+  }
+  const job = await response.json();
+  remember(job, "not finished when this page last looked");
+  cancel = () => { abort.abort(); erase(job.id).catch(showProblem); };
+  await follow(job, abort);
+  return true;
+}
+
+async function follow(job, abort) {
+  for (;;) {
+    const response = await fetch(`/v1/jobs/${job.id}/events`, { signal: abort.signal, headers: withKey() });
+    if (response.status === 404) { forget(job.id); showProblem(await problemOf(response)); return; }
+    if (response.ok) for await (const [name, data] of eventsOf(response.body.getReader())) {
+      if (name === "progress") progress(data);
+      else if (name === "preview") look(data);
+      else if (name === "result" || name === "problem") { ended(job, name, data); return; }
+    }
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
+function ended(job, name, data) {
+  if (name === "problem") { remember(job, `refused, ${data.title}`); showProblem(data); return; }
+  const best = Math.max(...data.epochs.map((epoch) => epoch.confidence));
+  remember(job, `${data.epochs.length} ${data.epochs.length === 1 ? "epoch" : "epochs"}, highest confidence ${best.toFixed(2)}`);
+  showAnswer(data);
+}
+
+async function asRequest(abort) {
+  const response = await fetch("/v1/generations", { method: "POST", body: form(), signal: abort.signal, headers: withKey({ Accept: "text/event-stream" }) });
+  if (!response.ok) { showProblem(await problemOf(response)); return; }
+  for await (const [name, data] of eventsOf(response.body.getReader())) {
+    if (name === "progress") progress(data);
+    else { name === "result" ? showAnswer(data) : showProblem(data); return; }
+  }
+  showProblem({ title: "The connection ended early", detail: "No answer arrived; send the recording again." });
+}
+
+const drop = $("drop");
+drop.addEventListener("click", () => $("file").click());
+drop.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); } });
+for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+for (const name of ["dragleave", "drop"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.remove("over"); });
+drop.addEventListener("drop", (event) => choose(event.dataTransfer.files));
+$("file").addEventListener("change", (event) => choose(event.target.files));
+$("go").addEventListener("click", decode);
+$("cancel").addEventListener("click", () => cancel && cancel());
+$("example").addEventListener("click", async () => {
+  const response = await fetch("/example.npz", { headers: withKey() });
+  if (!response.ok) { showProblem(await problemOf(response)); return; }
+  choose([new File([await response.blob()], "simulated example.npz")]);
+  $("average").checked = true;
+  decode();
+});
+$("enter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = $("key").value.trim();
+  given ? sessionStorage.setItem("key", given) : sessionStorage.removeItem("key");
+  $("key").value = "";
+  describe();
+});
+$("live-go").addEventListener("click", startLive);
+$("live-stop").addEventListener("click", stopLive);
+showHistory();
+describe();

@@ -1,0 +1,29 @@
+// What every part of the page needs: elements, the key, refusals.
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+export function key() {
+  return sessionStorage.getItem("key");
+}
+
+export function withKey(headers = {}) {
+  return key() ? { ...headers, Authorization: `Bearer ${key()}` } : headers;
+}
+
+export async function problemOf(response) {
+  return response.json().catch(() => ({ detail: `HTTP ${response.status}` }));
+}
+
+export function showProblem(details) {
+  $("problem").replaceChildren(
+    element("p", {}, element("strong", { textContent: details.title || "The request failed" })),
+    element("p", { textContent: details.detail || String(details) }),
+    element("p", { className: "soft", textContent: details.code ? `code ${details.code}` : "" }));
+  $("problem").hidden = false;
+}
