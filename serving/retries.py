@@ -82,11 +82,11 @@ async def send_again_async(
 
 def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: bool) -> float | None:
     """Return how many seconds to wait before the next attempt; None if this outcome is final."""
-    pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    pause: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
     if attempt >= n_retries:
         return None
     if isinstance(outcome, httpx.Response):
-        told = outcome.headers.get("retry-after", "")
+        told: str = outcome.headers.get("retry-after", "")
         if outcome.status_code not in _PASSING or not told.isdigit():
             return None
         pause = max(pause, float(told))
