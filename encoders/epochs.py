@@ -223,7 +223,7 @@ class SignalEpochs:
         if not rows:
             raise EpochsMismatch(f"no usable EEG or MEG channel; the file has {sorted(set(kinds))}, {len(bad)} are bad")
         names = {code: name for name, code in epochs.event_id.items()}
-        notes = _own_description(epochs.info["description"], len(epochs))
+        notes = own_description(epochs.info["description"], len(epochs))
         return cls(
             data=epochs.get_data(picks=rows, verbose="error"),
             sfreq=float(epochs.info["sfreq"]),
@@ -304,7 +304,8 @@ def _check_lengths(epochs: SignalEpochs) -> None:
         raise EpochsMismatch(f"n_averaged {min(epochs.n_averaged)} is below 1; give the number of presentations")
 
 
-def _own_description(description: object, n_epochs: int) -> dict[str, Any]:
+def own_description(description: object, n_epochs: int) -> dict[str, Any]:
+    """Return the ids and counts that `SignalEpochs.to_mne` left in a description of ``n_epochs`` epochs, or nothing."""
     try:
         notes = json.loads(str(description))
     except ValueError:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback
+from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback, Watcher
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
@@ -163,8 +163,8 @@ class Answers:
             tell(Progress(stage="generate", step=step, n_steps=n_steps))
 
         with clock.stage("generate"), self._queued(order.n_images * len(embedded.image_embeds)):
-            callback = None if on_progress is None else on_step
-            return await self._compute(self._backend.generate(embedded.image_embeds, order, callback, on_preview))
+            watcher = Watcher(None if on_progress is None else on_step, on_preview)
+            return await self._compute(self._backend.generate(embedded.image_embeds, order, watcher))
 
     async def _read(
         self,

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview
+from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
 from serving.failures import log_failure
 from serving.gate import MAX_ARRIVING
 from serving.job_blobs import open_blobs
@@ -93,7 +93,7 @@ class Generator:
         async def work() -> None:
             try:
                 pictures = await self._worker.generate(
-                    image_embeds, order, lambda *step: events.put_nowait(step), events.put_nowait
+                    image_embeds, order, Watcher(lambda *step: events.put_nowait(step), events.put_nowait)
                 )
                 events.put_nowait(pictures)
             except Exception as error:

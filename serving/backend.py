@@ -28,6 +28,17 @@ PreviewCallback = Callable[[Preview], None]
 
 
 @dataclass(frozen=True)
+class Watcher:
+    """Who is told while pictures are made; previews come only to who listens to steps too."""
+
+    on_step: StepCallback | None = None
+    on_preview: PreviewCallback | None = None
+
+
+NOBODY = Watcher()
+
+
+@dataclass(frozen=True)
 class EmbeddedEpochs:
     """Decoded embeddings of a request, one row per epoch that remains after averaging.
 
@@ -88,14 +99,7 @@ class Backend(Protocol):
         ...
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
-        """Make pictures; cancelling the awaiting task stops the work at the next step.
-
-        Previews come only to who listens to steps too.
-        """
+        """Make pictures; cancelling the awaiting task stops the work at the next step."""
         ...

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.data_commands import add_data_commands, evaluate_run
+from serving.dataset_command import add_dataset_command
 from serving.format_list import add_formats_command
 from serving.stream_command import add_stream_command
 from serving.user_commands import add_user_commands
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for add_commands in (add_data_commands, add_formats_command, add_user_commands, add_stream_command):
         add_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
+    add_dataset_command(lambda name, run, text: _command(commands, name, run, text, bundle=False), DEMO_BUNDLE)
 
     demo = _command(commands, "demo", _demo, "start the service, decode simulated recordings, write out/demo.png")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")

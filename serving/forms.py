@@ -9,7 +9,9 @@ from serving.problems import CODES, PROBLEM_TYPE
 from serving.schema import MAX_FILES, EmbeddingFields, GenerationFields, Problem
 
 _FILES = "one recording, or an EEG and a MEG recording of the same stimuli; the format is recognised by content"
-_UNDOCUMENTED = (404, 405, 499)
+_UNDOCUMENTED = (405, 499)
+# Where keys are asked for, every route but those of health may refuse with these.
+AT_THE_DOOR = (401, 403, 429, 503)
 
 
 class GenerationForm(GenerationFields):
@@ -26,11 +28,19 @@ class EmbeddingForm(EmbeddingFields):
 
 def responses_with(example: dict[str, object], status: int = 200) -> dict[int | str, dict[str, Any]]:
     """Document the answer with an example, and every refusal with its codes."""
-    by_status: dict[int | str, dict[str, Any]] = {status: {"content": {"application/json": {"example": example}}}}
+    accepted: dict[int | str, dict[str, Any]] = {status: {"content": {"application/json": {"example": example}}}}
+    return accepted | refusals(*{refused for refused, _ in CODES.values()} - set(_UNDOCUMENTED))
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document refusals with their codes."""
+    by_status: dict[int | str, dict[str, Any]] = {
+        status: {"description": "", "content": {PROBLEM_TYPE: {}}} for status in sorted(statuses)
+    }
     for code, (refused, title) in CODES.items():
-        if refused in _UNDOCUMENTED:
+        if refused not in by_status:
             continue
-        entry = by_status.setdefault(refused, {"description": "", "content": {PROBLEM_TYPE: {}}})
+        entry = by_status[refused]
         entry["description"] += f"`{code}`: {title}. "
         entry["content"][PROBLEM_TYPE] = {
             "schema": Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
@@ -39,3 +49,8 @@ def responses_with(example: dict[str, object], status: int = 200) -> dict[int | 
             ).model_dump(),
         }
     return by_status
+
+
+def stream_of_events(description: str) -> dict[str, Any]:
+    """Document an answer of server-sent events."""
+    return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}

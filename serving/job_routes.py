@@ -8,7 +8,7 @@ from fastapi import FastAPI, Form, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serving.access import caller_of
-from serving.forms import GenerationForm, responses_with
+from serving.forms import AT_THE_DOOR, GenerationForm, refusals, responses_with, stream_of_events
 from serving.job_answers import events_of, full_status, status_of, stored, unknown_job
 from serving.job_desk import JobDesk
 from serving.job_schema import ENDED, MAX_KEY, ErasedJobs, JobState, JobStatus
@@ -160,19 +160,28 @@ def add_jobs(app: FastAPI, counter: JobCounter) -> None:
         check_use(request, form)
         return await counter.accept(request, form, idempotency_key, preferred=False)
 
-    @app.get("/v1/jobs/{job_id}", response_model=JobStatus)
+    missing = refusals(404, 422, *AT_THE_DOOR)
+
+    @app.get("/v1/jobs/{job_id}", response_model=JobStatus, responses=missing)
     async def status(request: Request, job_id: str) -> Response:
         return await counter.tell(request, job_id)
 
     @app.get(
         "/v1/jobs/{job_id}/events",
+        response_class=StreamingResponse,
+        responses={200: stream_of_events("What happens to the job."), **missing},
         description="A stream of `status`, `progress` and `preview` events and one `result` or `problem` event. It "
         "may end before the job does; ask again then.",
     )
     async def events(request: Request, job_id: str) -> Response:
         return await counter.follow(request, job_id)
 
-    @app.delete("/v1/jobs/{job_id}", status_code=204, description="Cancels the job and erases all that is kept of it.")
+    @app.delete(
+        "/v1/jobs/{job_id}",
+        status_code=204,
+        responses=missing,
+        description="Cancels the job and erases all that is kept of it.",
+    )
     async def erase(request: Request, job_id: str) -> Response:
         return await counter.erase(request, job_id)
 

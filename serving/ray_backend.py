@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
+from serving.backend import NOBODY, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
 from serving.schema import BundleInfo
 
 logger = logging.getLogger(__name__)
@@ -54,14 +54,10 @@ class RayBackend:
         return embedded
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         """Generate on the generator deployment; steps are streamed only if somebody listens."""
-        if on_step is None:
+        if watcher.on_step is None:
             pictures = await _result(self._generator.generate.remote(image_embeds, order))
             assert isinstance(pictures, Pictures)
             return pictures
@@ -72,9 +68,9 @@ class RayBackend:
                     if isinstance(event, Pictures):
                         return event
                     if not isinstance(event, Preview):
-                        on_step(*event)
-                    elif on_preview is not None:
-                        on_preview(event)
+                        watcher.on_step(*event)
+                    elif watcher.on_preview is not None:
+                        watcher.on_preview(event)
             except asyncio.CancelledError:
                 events.cancel()
                 raise

@@ -86,7 +86,7 @@ def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: 
     if attempt >= n_retries:
         return None
     if isinstance(outcome, httpx.Response):
-        told = outcome.headers.get("retry-after", "")
+        told: str = outcome.headers.get("retry-after", "")
         if outcome.status_code not in _PASSING or not told.isdigit():
             return None
         pause = max(pause, float(told))

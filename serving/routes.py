@@ -19,10 +19,11 @@ from serving.answers import Answers
 from serving.backend import Backend
 from serving.door import Door
 from serving.failures import log_failure
-from serving.forms import EmbeddingForm, GenerationForm, responses_with
+from serving.forms import AT_THE_DOOR, EmbeddingForm, GenerationForm, refusals, responses_with, stream_of_events
 from serving.gate import Gate
 from serving.job_desk import JobDesk
 from serving.job_routes import IdempotencyKey, JobCounter, add_jobs
+from serving.job_schema import JobStatus
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS, add_page
 from serving.problems import add_handlers, problem_of, refusal
@@ -104,10 +105,14 @@ def create_app(
 
 
 def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metrics, timeout_s: float) -> None:
+    answers_documented = responses_with(EXAMPLE_GENERATION)
+    answers_documented[200]["content"] |= stream_of_events("")["content"]
+    answers_documented[202] = {"model": JobStatus, "description": "A job, with `Prefer: respond-async`."}
+
     @app.post(
         "/v1/generations",
         response_model=GenerationResponse,
-        responses=responses_with(EXAMPLE_GENERATION),
+        responses=answers_documented,
         description="With `Accept: text/event-stream` the answer is a stream of `progress` events (stage, step, "
         "n_steps) and one `result` or `problem` event. With `Prefer: respond-async` the answer is that of "
         "`POST /v1/jobs`.",
@@ -142,7 +147,7 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
 
 
 def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Metrics) -> None:
-    @app.get("/v1/bundles")
+    @app.get("/v1/bundles", responses=refusals(*AT_THE_DOOR))
     async def bundles() -> BundleList:
         await _require_ready(backend)
         return BundleList(bundles=(await backend.describe(),))
@@ -151,12 +156,14 @@ def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Met
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=refusals(503))
     async def readyz() -> dict[str, str]:
         await _require_ready(backend)
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=Response)
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", response_class=Response, responses={**text, **refusals(*AT_THE_DOOR)})
     async def prometheus() -> Response:
         await counter.measure()
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -21,7 +21,16 @@ from generation.image_decoder import RetrievalConfig
 from generation.picture_safety import PictureSafety
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
 from generation.sampling import PreviewRequest
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
+from serving.backend import (
+    NOBODY,
+    EmbeddedEpochs,
+    PictureOrder,
+    Pictures,
+    Preview,
+    PreviewCallback,
+    StepCallback,
+    Watcher,
+)
 from serving.batching import Batcher
 from serving.rendering import encode_gallery_png, encode_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour, SignalFlag
@@ -151,27 +160,23 @@ class GeneratorWorker:
             self._checked(self._pipeline.decode(probe[:n], seeds=list(range(n)), num_inference_steps=1))
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         """Make the pictures of one request; each has its own seed, so batches do not change what it shows."""
         loop = asyncio.get_running_loop()
 
         def show(preview: Preview) -> None:
-            if on_preview is not None:
-                loop.call_soon_threadsafe(on_preview, preview)
+            if watcher.on_preview is not None:
+                loop.call_soon_threadsafe(watcher.on_preview, preview)
 
-        watched = (0, 0) if on_preview is not None else None
+        watched = (0, 0) if watcher.on_preview is not None else None
         items = [
             PictureItem(row, seed_for(order.seed, epoch, image), show if (epoch, image) == watched else None)
             for epoch, row in enumerate(image_embeds)
             for image in range(order.n_images)
         ]
         results = await self._batcher.submit(
-            items, key=(order.num_inference_steps, order.guidance_scale), on_step=on_step
+            items, key=(order.num_inference_steps, order.guidance_scale), on_step=watcher.on_step
         )
         images = np.stack([result.value.image for result in results])
         shape = (len(image_embeds), order.n_images)
@@ -251,14 +256,14 @@ class LocalBackend:
         return await self._encoder.embed(recordings, subject=subject, average=average)
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         """Make pictures."""
-        return await self._generator.generate(image_embeds, order, on_step, on_preview)
+        return await self._generator.generate(image_embeds, order, watcher)
+
+    async def aclose(self) -> None:
+        """Stop batching."""
+        await self._generator.aclose()
 
 
 class _Thumbnails:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.answers import Answers
-from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, Preview, PreviewCallback, StepCallback
+from serving.backend import NOBODY, Backend, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
 from serving.cluster import free_port
 from serving.job_desk import JobDesk
 from serving.job_worker import JobWorker
@@ -79,20 +79,16 @@ class FakeBackend:
         )
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         self.n_started += 1
         for step in range(order.num_inference_steps):
             await asyncio.sleep(self.step_s)
-            if on_step is not None:
-                on_step(step + 1, order.num_inference_steps)
-            if on_preview is not None:
+            if watcher.on_step is not None:
+                watcher.on_step(step + 1, order.num_inference_steps)
+            if watcher.on_preview is not None:
                 picture = np.full((8, 8, 3), 10 * step, dtype=np.uint8)
-                on_preview(Preview(step + 1, encode_png(picture, {"phosphene:preview": str(step + 1)})))
+                watcher.on_preview(Preview(step + 1, encode_png(picture, {"phosphene:preview": str(step + 1)})))
         self.n_finished += 1
         shape = (len(image_embeds), order.n_images, IMAGE_SIZE, IMAGE_SIZE, 3)
         return Pictures(np.random.default_rng(order.seed).integers(0, 255, shape).astype(np.uint8), 1)

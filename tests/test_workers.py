@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_bundle import EMBED_DIM, make_tiny_bundle
 
-from serving.backend import PictureOrder, Preview
+from serving.backend import PictureOrder, Preview, Watcher
 from serving.settings import ServingSettings
 from serving.workers import GeneratorWorker
 
@@ -49,7 +49,7 @@ def test_previews_of_the_first_picture_come_between_the_steps(settings: ServingS
     async def main() -> None:
         worker = GeneratorWorker(settings)
         events: list[tuple[int, int] | Preview] = []
-        await worker.generate(EMBEDS[:2], order(0), lambda *step: events.append(step), events.append)
+        await worker.generate(EMBEDS[:2], order(0), Watcher(lambda *step: events.append(step), events.append))
         await asyncio.sleep(0)
         previews = [event for event in events if isinstance(event, Preview)]
         assert [preview.step for preview in previews] == [1, 2, 3]

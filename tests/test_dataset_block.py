@@ -1,0 +1,104 @@
+"""One block of a data set, without Ray: the seed and the epoch decide a picture, and a bad epoch stops no other."""
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tiny_bundle import make_tiny_bundle, tiny_recording
+
+from encoders.answer_table import count_answers
+from encoders.epoch_ranges import EpochRange
+from serving import dataset_block
+from serving.dataset_block import BlockDecoder, block_file, epoch_seed
+from serving.dataset_run import BlockTask
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "x-epo.fif"
+    epochs = tiny_recording("eeg", 6)
+    data = epochs.data.copy()
+    data[4] = 0.0
+    replace(epochs, data=data).save(path)
+    return path
+
+
+Make = Callable[..., BlockDecoder]
+
+
+@pytest.fixture
+def make(bundle: Path) -> Iterator[Make]:
+    made = []
+
+    def decoder(out: Path, **settings: object) -> BlockDecoder:
+        (out / "blocks").mkdir(parents=True)
+        made.append(BlockDecoder(str(bundle), settings, str(out)))
+        return made[-1]
+
+    yield decoder
+    for one in made:
+        one.close()
+
+
+def pictures(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.rglob("*.png")}
+
+
+def test_a_picture_depends_on_seed_and_epoch_and_not_on_what_was_decoded_before(
+    make: Make, recording: Path, tmp_path: Path
+) -> None:
+    blocks = [EpochRange(str(recording), "x", start, start + 2) for start in (0, 2)]
+    for out, seed, order in (("forth", 0, (0, 1)), ("back", 0, (1, 0)), ("other", 1, (0, 1))):
+        one = make(tmp_path / out, images=2, seed=seed)
+        for number in order:
+            one.decode(number, blocks[number])
+    assert pictures(tmp_path / "forth") == pictures(tmp_path / "back") and len(pictures(tmp_path / "forth")) == 8
+    assert not set(pictures(tmp_path / "other").values()) & set(pictures(tmp_path / "forth").values())
+
+
+def test_a_flat_epoch_is_a_row_with_its_reason(make: Make, recording: Path, tmp_path: Path) -> None:
+    one = make(tmp_path / "out")
+    one.decode(3, EpochRange(str(recording), "x", 2, 6))
+    rows = pq.read_table(block_file(tmp_path / "out", 3)).to_pylist()
+    assert [row["epoch"] for row in rows] == [2, 3, 4, 5]
+    assert [bool(row["refused"]) for row in rows] == [False, False, True, False]
+    assert len(rows[2]["refused"]) > 20 and rows[2]["confidence"] is None and not rows[2]["pictures"]
+    assert count_answers(block_file(tmp_path / "out", 3)) == (4, 1)
+    assert all((tmp_path / "out" / file).is_file() for row in rows for file in row["pictures"] or ())
+
+
+def test_a_finished_block_is_left_alone(make: Make, recording: Path, tmp_path: Path) -> None:
+    one = make(tmp_path / "out")
+    block_file(tmp_path / "out", 0).write_bytes(b"finished before")
+    one.decode(0, EpochRange(str(recording), "x", 0, 2))
+    assert block_file(tmp_path / "out", 0).read_bytes() == b"finished before" and not pictures(tmp_path / "out")
+
+
+def test_a_full_disk_is_told_and_leaves_no_finished_block(
+    bundle: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "planted")
+
+    (tmp_path / "out" / "blocks").mkdir(parents=True)
+    task = BlockTask(str(bundle), {}, str(tmp_path / "out"))
+    monkeypatch.setattr(dataset_block, "_write", full)
+    block = f'{{"path": "{recording}", "name": "x", "start": 0, "stop": 2}}'
+    said = task({"number": np.array([0]), "block": np.array([block], dtype=object)})
+    assert "No space left" in said["failed"][0] and "make room" in said["failed"][0]
+    assert not block_file(tmp_path / "out", 0).exists()
+    task.decoder.close()
+
+
+def test_seeds_are_of_the_epoch_and_fit_the_service() -> None:
+    seeds = {epoch_seed(seed, name, epoch) for seed in (0, 1) for name in ("a", "b") for epoch in range(50)}
+    assert len(seeds) == 200 and all(0 <= seed < 2**31 for seed in seeds)
