@@ -370,3 +370,30 @@ def test_colours_can_be_told_apart(browser: Browser, url: str) -> None:
           return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 70)]; })
         .filter(([contrast]) => contrast < 4.5);"""
     assert browser.run(script) == []
+
+
+def test_a_key_is_entered_once_and_serves_the_live_view_too(
+    browser: Browser, backend: FakeBackend, recording: Path, tmp_path: Path
+) -> None:
+    groups, keys = create_group(
+        AccessFile(), GroupDescription(group="lab", users=("anna",), scopes=("decode", "stream"))
+    )
+    write_access_file(tmp_path / "access.yaml", groups)
+    access = AccessSettings(file=str(tmp_path / "access.yaml"))
+    with fake_service(ServingSettings(bundle=Path("unused"), access=access), backend, recording) as address:
+        browser.open(address)
+        browser.wait("!document.querySelector('#door').hidden")
+        assert "needs a key" in browser.text("#key-note")
+        browser.run("document.querySelector('#key').focus()")
+        browser.press(*"phk_no", ENTER)
+        browser.wait("document.querySelector('#key-note').innerText.includes('does not know')")
+        browser.run("document.querySelector('#key').focus()")
+        browser.press(*keys["anna"], ENTER)
+        browser.wait("document.querySelector('#key-note').innerText.includes('is good')")
+        assert browser.run("return document.querySelector('#key').value + document.cookie") == ""
+        browser.click("#example")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+        browser.click("#live-go")
+        browser.wait("document.querySelectorAll('#live-epochs .pictures img').length >= 1")
+        browser.click("#live-stop")
+        browser.run("sessionStorage.clear()")
