@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.job_blobs import JobBlobs, pack_upload, unpack_upload
+from serving.access_settings import EncryptionSettings
+from serving.job_blobs import KINDS, JobBlobs, Kind, open_blobs, pack_upload, unpack_upload
 from serving.schema import GenerationFields
+from serving.settings import JobSettings
+from serving.vault import KeyDestroyed, new_master_key
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
@@ -73,3 +76,65 @@ def test_an_upload_is_packed_with_its_fields() -> None:
     fields = GenerationFields(images=2, seed=7, onsets="0.5,1", guidance_scale=3.0)
     contents = [b"", b"\x00\x01" * 500]
     assert unpack_upload(pack_upload(fields, contents)) == (fields, contents)
+
+
+@pytest.fixture
+def keys(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> EncryptionSettings:
+    master = tmp_path_factory.mktemp("elsewhere") / "master.key"
+    new_master_key(master)
+    return EncryptionSettings(master_key_file=str(master), key_folder=str(tmp_path / "keys"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_key_blobs_are_readable_by_their_owner_and_at_their_place_alone(
+    kind: Kind, keys: EncryptionSettings, tmp_path: Path
+) -> None:
+    settings = JobSettings(folder=str(tmp_path / "jobs"), encryption=keys)
+    blobs, content = open_blobs(settings), b"canary of a signal" * 100
+    for owner in ("anna", "ben"):
+        blobs.write("uploads", owner, b"", owner=owner)
+    blobs.write(kind, "a.1", content, owner="anna")
+    place = tmp_path / "jobs" / kind
+    assert b"canary" not in (place / "a.1").read_bytes()
+    assert blobs.read(kind, "a.1", owner="anna") == open_blobs(settings).read(kind, "a.1", owner="anna") == content
+    (place / "b.1").write_bytes((place / "a.1").read_bytes())
+    for name, owner in (("a.1", "ben"), ("b.1", "anna")):
+        with pytest.raises(ValueError, match="not what was encrypted"):
+            blobs.read(kind, name, owner=owner)
+    with pytest.raises(ValueError, match="jobs.encryption is off"):
+        JobBlobs(settings.folder).read(kind, "a.1")
+    with pytest.raises(FileNotFoundError):
+        blobs.read(kind, "none", owner="anna")
+
+
+def test_after_the_key_is_destroyed_only_an_upload_makes_another(keys: EncryptionSettings, tmp_path: Path) -> None:
+    blobs = open_blobs(JobSettings(folder=str(tmp_path / "jobs"), encryption=keys))
+    blobs.write("uploads", "a", b"x", owner="anna")
+    assert blobs.destroy_key("anna") and not blobs.destroy_key("anna")
+    for late in ("results", "previews"):
+        with pytest.raises(KeyDestroyed):
+            blobs.write(late, "a", b"x", owner="anna")
+        assert blobs.names(late) == []
+    with pytest.raises(KeyDestroyed):
+        blobs.read("uploads", "a", owner="anna")
+    (tmp_path / "keys").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="folder of keys"):  # waited for, and not taken for destroyed
+        blobs.read("uploads", "a", owner="anna")
+
+
+def test_settings_that_would_not_protect_are_refused(keys: EncryptionSettings, tmp_path: Path) -> None:
+    inside = EncryptionSettings(master_key_file=str(tmp_path / "master.key"), key_folder="keys")
+    for settings, message in (
+        (lambda: EncryptionSettings(master_key_file="a"), "both"),
+        (lambda: EncryptionSettings(memory_folder="/tmp"), "encryption is off"),
+        (lambda: JobSettings(encryption=keys), "jobs.folder is not"),
+        (lambda: JobSettings(folder=str(tmp_path), encryption=inside), "lies in jobs.folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings()
+    given = JobSettings(folder=str(tmp_path), encryption=keys)
+    assert JobSettings.model_validate_json(given.model_dump_json()) == given == given.resolved()
+    assert JobSettings.model_validate_json(JobSettings().model_dump_json()) == JobSettings()
+    Path(keys.master_key_file).chmod(0o644)
+    with pytest.raises(ValueError, match="mode 600"):
+        open_blobs(given)

@@ -8,6 +8,7 @@ import yaml
 
 from serving.audit import AuditLog, read_audit_key
 from serving.cli import main
+from serving.vault import Vault
 
 
 def test_a_group_is_created_changed_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +46,11 @@ def test_an_audit_log_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["audit", "verify", str(path), "--key", str(key)]) == 1
     assert "record 2 was changed" in capsys.readouterr().out
     assert main(["audit", "verify", str(tmp_path / "none")]) == 2
+
+
+def test_a_master_key_is_made_once_and_is_good(tmp_path: Path) -> None:
+    assert main(["vault", "new-key", str(tmp_path / "master.key")]) == 0
+    before = (tmp_path / "master.key").read_bytes()
+    assert main(["vault", "new-key", str(tmp_path / "master.key")]) == 2
+    assert (tmp_path / "master.key").read_bytes() == before
+    assert Vault(tmp_path / "master.key", tmp_path / "keys").cipher("lab/anna").encrypt(b"x", context="c")
