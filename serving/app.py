@@ -124,7 +124,7 @@ class Ingress:
     ) -> None:
         # the jobs worker is only bound to be deployed: jobs reach it through their store
         self._settings = settings
-        self._backend = RayBackend(encoder, generator)
+        self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the application inside the replica; Ray Serve calls this after the constructor."""
@@ -198,6 +198,8 @@ def _options(replica: ReplicaSettings) -> dict[str, Any]:
             "min_replicas": replica.n_replicas,
             "max_replicas": replica.max_replicas,
             "target_ongoing_requests": max(1, replica.max_ongoing_requests // 2),
+            "upscale_delay_s": 0.0 if not replica.n_replicas else 30.0,
+            "downscale_delay_s": replica.idle_s,
         }
     else:
         options["num_replicas"] = replica.n_replicas

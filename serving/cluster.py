@@ -12,14 +12,17 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.settings import ServingSettings
 from serving.traces import RAY_ENVIRONMENT, configured
 
+if TYPE_CHECKING:
+    from ray.serve import Application
+
 logger = logging.getLogger(__name__)
 
-_APPLICATION = "phosphene"
+APPLICATION = "phosphene"
 _N_STARTS = 3
 _OBJECT_STORE_BYTES = 200 * 2**20
 _ENVIRONMENT = {
@@ -94,7 +97,7 @@ def _check_free(host: str, port: int) -> None:
             raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port") from error
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
     """Set what Ray reads from the environment, with a new token: one that was lying around is another cluster's.
 
     Ray reads mode and token once per process, so a process that used Ray before has to read them again; Ray's own
@@ -112,7 +115,7 @@ def _prepare_environment() -> None:
 @contextmanager
 def local_ray(n_cpus: int) -> Iterator[None]:
     """Start a private cluster that gives its tasks ``n_cpus`` cores, and end it."""
-    _prepare_environment()
+    prepare_environment()
     with _started_ray(n_cpus):
         yield
 
@@ -153,36 +156,43 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
         If the address is taken, or the bundle is damaged.
     """
     _check_free(settings.host, settings.port)
-    _prepare_environment()
+    prepare_environment()
 
+    from serving.app import build
+
+    application = build(settings)
+    keys = settings.jobs.encryption
+    memory_folder = keys.memory_folder if keys.on else ""
+    with _started_ray(max(8, os.cpu_count() or 1), memory_folder), served(application, settings) as url:
+        yield url
+
+
+@contextmanager
+def served(application: "Application", settings: ServingSettings) -> Iterator[str]:
+    """Run what `serving.app.build` made on the Ray that this process is connected to; yield its base URL."""
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
 
-    from serving.app import build
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    application = build(settings)
-    keys = settings.jobs.encryption
-    with _started_ray(max(8, os.cpu_count() or 1), keys.memory_folder if keys.on else ""):
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(
+                host=settings.host,
+                port=settings.port,
+                # a last resort, which counts from the start of a WebSocket too; the service's own come first
+                request_timeout_s=max(settings.request_timeout_s, settings.streams.max_seconds) + 10.0,
+            ),
+        )
         try:
-            serve.start(
-                proxy_location=ProxyLocation.HeadOnly,
-                http_options=HTTPOptions(
-                    host=settings.host,
-                    port=settings.port,
-                    # a last resort, which counts from the start of a WebSocket too; the service's own come first
-                    request_timeout_s=max(settings.request_timeout_s, settings.streams.max_seconds) + 10.0,
-                ),
-            )
-            try:
-                serve.run(application, name=_APPLICATION, route_prefix="/")
-            except RuntimeError as error:
-                deployments = serve.status().applications[_APPLICATION].deployments
-                reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
-                raise RuntimeError(f"the service did not start. {reasons}") from error
-            yield f"http://{settings.host}:{settings.port}"
-        finally:
-            if ray.is_initialized():
-                # deleting waits for requests in flight; what is left ends with the cluster
-                serve.delete(_APPLICATION)
+            serve.run(application, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            deployments = serve.status().applications[APPLICATION].deployments
+            reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
+            raise RuntimeError(f"the service did not start. {reasons}") from error
+        yield f"http://{settings.host}:{settings.port}"
+    finally:
+        if ray.is_initialized():
+            # deleting waits for requests in flight; what is left ends with the cluster
+            serve.delete(APPLICATION)

@@ -28,7 +28,8 @@ class Jobs:
 
         self._settings = settings
         self._sandbox = open_sandbox(settings)
-        self._answers = Answers(RayBackend(encoder, generator), self._sandbox, Metrics(), Marker(settings.pictures))
+        backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
+        self._answers = Answers(backend, self._sandbox, Metrics(), Marker(settings.pictures))
         self._task: asyncio.Task[None] | None = None
 
     async def check_health(self) -> None:

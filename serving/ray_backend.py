@@ -22,9 +22,15 @@ _READY_TIMEOUT_S = 3.0
 
 
 class RayBackend:
-    """Computes on the encoder and generator deployments."""
+    """Computes on the encoder and generator deployments.
 
-    def __init__(self, encoder: DeploymentHandle[Any], generator: DeploymentHandle[Any]) -> None:
+    With `sleeps` the generator may have no replica, and asking whether it is ready would start one: it is not asked.
+    """
+
+    def __init__(
+        self, encoder: DeploymentHandle[Any], generator: DeploymentHandle[Any], *, sleeps: bool = False
+    ) -> None:
+        self._sleeps = sleeps
         self._encoder = encoder
         self._generator = generator
         self._stepwise = generator.generate_stepwise.options(stream=True)
@@ -37,10 +43,11 @@ class RayBackend:
         return self._info
 
     async def ready(self) -> bool:
-        """Ask both deployments; without a replica they do not answer in time."""
+        """Ask the deployments; without a replica they do not answer in time."""
+        asked = [self._encoder.describe] if self._sleeps else [self._encoder.describe, self._generator.ready]
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                await asyncio.gather(_result(self._encoder.describe.remote()), _result(self._generator.ready.remote()))
+                await asyncio.gather(*(_result(one.remote()) for one in asked))
         except (TimeoutError, ConnectionError, asyncio.QueueFull):
             return False
         return True

@@ -17,15 +17,19 @@ class ReplicaSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_replicas: int = Field(1, ge=1, description="replicas at start")
+    n_replicas: int = Field(1, ge=0, description="replicas at start; 0, with max_replicas: none while nothing is asked")
     max_replicas: int = Field(0, ge=0, description="autoscale from n_replicas up to this many; 0 keeps n_replicas")
     num_cpus: float = Field(1.0, ge=0.0)
     num_gpus: float = Field(0.0, ge=0.0)
     max_ongoing_requests: int = Field(16, ge=1, description="requests one replica works on at a time")
     max_queued_requests: int = Field(64, ge=1, description="requests that wait for a replica before 503")
+    cold_start_s: float = Field(60.0, gt=0.0, description="with n_replicas 0: how long the first replica may take")
+    idle_s: float = Field(600.0, ge=0.0, description="replicas above n_replicas go after being idle for this long")
 
     @model_validator(mode="after")
     def _scales_up(self) -> "ReplicaSettings":
+        if not self.n_replicas and not self.max_replicas:
+            raise ValueError("n_replicas is 0 and max_replicas too; set max_replicas, so that requests start a replica")
         if self.max_replicas and self.max_replicas <= self.n_replicas:
             raise ValueError(
                 f"max_replicas must be 0 or above n_replicas, got {self.max_replicas} with n_replicas "
@@ -134,6 +138,17 @@ class ServingSettings(BaseModel):
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0.0, le=MAX_UPLOAD_MB)
     max_epochs: int = Field(MAX_EPOCHS, ge=1, le=MAX_EPOCHS)
     request_timeout_s: float = Field(120.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _outlasts_a_cold_start(self) -> "ServingSettings":
+        if not self.encoder.n_replicas:
+            raise ValueError("encoder.n_replicas is 0, expected at least 1; only the generator may scale to zero")
+        if not self.generator.n_replicas and self.request_timeout_s <= self.generator.cold_start_s:
+            raise ValueError(
+                f"request_timeout_s is {self.request_timeout_s:g} and generator.cold_start_s "
+                f"{self.generator.cold_start_s:g}, expected more; the request that starts a generator would always fail"
+            )
+        return self
 
     @model_validator(mode="after")
     def _asks_for_keys(self) -> "ServingSettings":

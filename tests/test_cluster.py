@@ -54,9 +54,9 @@ def test_a_process_that_used_ray_before_takes_the_new_token() -> None:
     code = (
         "from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode\n"
         "assert get_authentication_mode() == AuthenticationMode.DISABLED\n"
-        "from serving.cluster import _prepare_environment\n"
+        "from serving.cluster import prepare_environment\n"
         "for _ in range(2):\n"
-        "    _prepare_environment()\n"
+        "    prepare_environment()\n"
         "    assert get_authentication_mode() == AuthenticationMode.TOKEN\n"
         "    found = AuthenticationTokenLoader.instance().get_raw_token()\n"
         "    assert found == __import__('os').environ['RAY_AUTH_TOKEN'], found\n"

@@ -78,7 +78,8 @@ async def reading(service: Guarded) -> AsyncIterator[None]:
 ROUTES = [
     ("POST", "/v1/generations"), ("POST", "/v1/embeddings"), ("POST", "/v1/jobs"), ("GET", "/v1/jobs/1"),
     ("DELETE", "/v1/jobs/1"), ("DELETE", "/v1/me"), ("GET", "/v1/bundles"), ("GET", "/metrics"), ("GET", "/"),
-    ("GET", "/example.npz"), ("GET", "/example/live.json"), ("GET", "/static/../routes.py"), ("GET", "/static/nothing.js"),
+    ("GET", "/example.npz"), ("GET", "/example/live.json"), ("GET", "/static/../routes.py"),
+    ("GET", "/static/nothing.js"),
     ("GET", "/openapi.json"), ("GET", "/nothing"), ("OPTIONS", "/v1/jobs"), ("HEAD", "/"), ("GET", "//v1/bundles"),
     ("GET", "/healthz/"), ("GET", "/readyz/../metrics"), ("TRACE", "/v1/bundles"),
 ]  # fmt: skip

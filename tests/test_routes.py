@@ -82,8 +82,9 @@ def described(operation: schemathesis.schemas.APIOperation, response: httpx.Resp
     answer = operation.definition.raw["responses"][str(response.status_code)]
     media = response.headers.get("content-type", "").split(";")[0]
     assert not response.content or media in answer["content"], (operation.label, media)
-    response.request.read()
-    operation.validate_response(response)
+    if media != "text/event-stream":  # documented as one text; the clients' tests read its events
+        response.request.read()
+        operation.validate_response(response)
 
 
 def test_good_requests_get_answers_that_the_document_describes(url: str) -> None:
