@@ -212,7 +212,8 @@ def test_a_browser_without_a_key_gets_the_page_to_enter_one(guarded: Guarded) ->
             response = await client.get("/", headers={"Accept": "text/html,*/*"})
             assert response.status_code == 401 and 'id="key"' in response.text
             assert response.headers["www-authenticate"].startswith("Bearer")
-            assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+            policy = response.headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in policy and "default-src 'self'" in policy and "unsafe" not in policy
             assert (await client.get("/v1/bundles", headers={"Accept": "text/html"})).headers["content-type"] == (
                 "application/problem+json"
             )
