@@ -188,6 +188,7 @@ def add_jobs(app: FastAPI, counter: JobCounter) -> None:
     @app.delete(
         "/v1/me",
         response_model=ErasedJobs,
+        responses=refusals(*AT_THE_DOOR),
         description="Erases everything that is kept of the caller: all jobs, their uploads, results and previews, and "
         "the key that they are encrypted with, where encryption is on. Members of a group that shares act for all.",
     )

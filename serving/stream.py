@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from serving.access import caller_of
 from serving.answers import Answers
+from serving.forms import AT_THE_DOOR, refusals
 from serving.gate import Gate
 from serving.live_epochs import LiveEpochs
 from serving.metrics import Metrics
@@ -122,6 +123,7 @@ def add_stream(app: FastAPI, desk: StreamDesk) -> None:
 
     @app.get(
         ROUTE,
+        responses=refusals(*AT_THE_DOOR),
         description="A WebSocket at this address takes a recording while it runs, and answers every stimulus as soon "
         "as its epoch is there. A GET returns the JSON schemas of what is sent, `client`, and of what comes back, "
         "`server`. Samples are binary messages: little-endian float32, (channels, samples) in row-major order.",

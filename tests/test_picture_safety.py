@@ -16,7 +16,7 @@ from transformers import CLIPConfig
 from alignment.runtime import Runtime
 from generation.picture_safety import PictureSafety
 from serving.access_settings import PictureSettings
-from serving.backend import PictureOrder, Pictures, Preview
+from serving.backend import PictureOrder, Pictures, Preview, Watcher
 from serving.settings import ServingSettings
 from serving.workers import GeneratorWorker
 
@@ -113,7 +113,7 @@ def test_previews_are_checked_like_the_pictures_that_they_become(
         worker = GeneratorWorker(ServingSettings(bundle=bundle, pictures=checker, max_batch_size=2))
         embeds = np.random.default_rng(0).normal(size=(1, 128)).astype(np.float32)
         order = PictureOrder(1, seed=0, num_inference_steps=6, guidance_scale=1.0)
-        await worker.generate(embeds, order, lambda *step: None, previews.append)
+        await worker.generate(embeds, order, Watcher(on_preview=previews.append))
         await asyncio.sleep(0.05)
         await worker.aclose()
 
