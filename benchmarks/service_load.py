@@ -243,8 +243,8 @@ def main() -> None:
     rows += [row(f"{n} client{'s' if n > 1 else ''}", tally) for n, tally in closed.items()]
     lines = [
         f"`python benchmarks/service_load.py`: one epoch, one picture per request, {arguments.seconds:.0f} s each; "
-        f"one encoder and one generator replica with one thread each, {settings.max_in_flight} requests inside at "
-        "most; the clients run on the same machine.",
+        f"one encoder and one generator replica with one thread each, batches of {settings.max_batch_size}, "
+        f"{settings.max_in_flight} requests inside at most; the clients run on the same machine.",
         "",
         "| | p50, ms | p95, ms | p99, ms | pictures/s | answered 200 | refused 429, 503 | refusal p95, ms | else |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -127,7 +127,7 @@ class ServingSettings(BaseModel):
     access: AccessSettings = AccessSettings()
     pictures: PictureSettings = PictureSettings()
     streams: StreamSettings = StreamSettings()
-    max_batch_size: int = Field(4, ge=1, description="pictures denoised together")
+    max_batch_size: int = Field(2, ge=1, description="pictures denoised together")
     fixed_batches: bool = Field(
         True,
         description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates, and a "
