@@ -1,12 +1,13 @@
 """The Parquet table of a decoded data set: one row per epoch, refused ones too; written whole or not at all."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from encoders.durable_files import replacing
 
 NEIGHBOUR = pa.struct([("name", pa.string()), ("caption", pa.string()), ("similarity", pa.float64())])
 ANSWER_COLUMNS = pa.schema(
@@ -46,15 +47,6 @@ def count_answers(path: Path) -> tuple[int, int]:
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(file, ANSWER_COLUMNS) as writer:
-                for table in tables:
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file, pq.ParquetWriter(file, ANSWER_COLUMNS) as writer:
+        for table in tables:
+            writer.write_table(table)

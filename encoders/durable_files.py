@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def file_sha256(path: Path) -> str:
@@ -11,19 +14,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part; on the disk when this returns."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new version of a file, which takes its place once it is whole and on the disk."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError:
+    except BaseException:
         aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old or the new content, never a part; on the disk when this returns."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def sync(path: Path) -> None:

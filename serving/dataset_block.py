@@ -6,7 +6,6 @@ What comes out depends on the run's settings and the block alone: each epoch has
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoders.answer_table import write_answers
+from encoders.durable_files import write_atomic
 from encoders.epoch_ranges import EpochRange, read_range
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.backend import EmbeddedEpochs, PictureOrder
@@ -109,8 +109,9 @@ class BlockDecoder:
         pngs, safety = await self._pictures(embedded, index, seed)
         folder = self._out / PICTURES / f"{number:07d}"
         files = [folder / f"epoch-{epoch:07d}-image-{image}.png" for image in range(len(pngs))]
+        folder.mkdir(parents=True, exist_ok=True)
         for file, png in zip(files, pngs, strict=True):
-            await asyncio.to_thread(_write, file, png)
+            await asyncio.to_thread(write_atomic, file, png)
         probability = float(embedded.probability[index]) if len(embedded.probability) else float("nan")
         return {
             "source": block.name,
@@ -155,18 +156,3 @@ class BlockDecoder:
         if pictures.flagged is None:
             return marked, ["not checked"] * len(marked)
         return marked, ["refused" if bad else "passed" for bad in pictures.flagged[0]]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears when it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -91,7 +91,7 @@ def test_a_full_disk_is_told_and_leaves_no_finished_block(
 
     (tmp_path / "out" / "blocks").mkdir(parents=True)
     task = BlockTask(str(bundle), {}, str(tmp_path / "out"))
-    monkeypatch.setattr(dataset_block, "_write", full)
+    monkeypatch.setattr(dataset_block, "write_atomic", full)
     block = f'{{"path": "{recording}", "name": "x", "start": 0, "stop": 2}}'
     said = task({"number": np.array([0]), "block": np.array([block], dtype=object)})
     assert "No space left" in said["failed"][0] and "make room" in said["failed"][0]
