@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -73,7 +74,8 @@ class StreamDesk:
             record["outcome"] = "ended" if ended else "client_gone"
             if not ended:
                 return _GONE
-            await websocket.close(1000, "end")
+            with suppress(WebSocketDisconnect, OSError):  # whoever has the summary may have left on it
+                await websocket.close(1000, "end")
             return 1000
         self._metrics.count_refusal(problem.code)
         record["outcome"] = problem.code

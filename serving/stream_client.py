@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 import numpy as np
@@ -122,8 +122,10 @@ class StreamClient:
             while self._answers:
                 yield self._answers.popleft()
             if self.summary is not None:
-                return
+                break
             self._sort(self._receive(self._timeout_s))
+        with suppress(ConnectionError):
+            self._receive(self._timeout_s)  # the service closes after its summary
 
     def _begin(self, start: StreamStart) -> StreamReady:
         self._socket.send(start.model_dump_json())

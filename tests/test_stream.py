@@ -362,6 +362,14 @@ def test_work_ends_when_the_client_leaves(small: str, backend: FakeBackend) -> N
     assert (backend.n_started, backend.n_finished) == (1, 0)
 
 
+def wait_for_log(caplog: pytest.LogCaptureFixture, words: str, n: int) -> None:
+    """Wait until the words were logged n times: a stream is logged once it is over, which its client does not see."""
+    deadline = time.monotonic() + 60.0
+    while caplog.text.count(words) < n:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.02)
+
+
 def test_nothing_of_the_signal_and_no_name_is_logged(small: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="serving"):
         start = StreamStart(**SMALL | {"ch_names": ["canary-1", "canary-2"], "when_busy": "wait"})
@@ -369,8 +377,22 @@ def test_nothing_of_the_signal_and_no_name_is_logged(small: str, caplog: pytest.
             client.mark(100, "canary-3")
             client.push(recording(2, 300))
             (refused,) = client.finish()
+        wait_for_log(caplog, "WS /v1/stream 1000", 1)
     assert isinstance(refused, StreamRefused) and "lacks the channels" in refused.problem.detail
-    assert "WS /v1/stream 1000" in caplog.text and "canary" not in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_leaving_on_the_summary_is_a_good_end(small: str, caplog: pytest.LogCaptureFixture) -> None:
+    n = 30
+    with caplog.at_level(logging.INFO, logger="serving.stream"):
+        for _ in range(n):
+            with connect(small.replace("http", "ws") + "/v1/stream", proxy=None) as socket:
+                socket.send(json.dumps(SMALL))
+                socket.send(json.dumps({"type": "end"}))
+                while json.loads(socket.recv(timeout=60.0))["type"] != "summary":
+                    pass
+        wait_for_log(caplog, "WS /v1/stream", n)
+    assert caplog.text.count("WS /v1/stream 1000") == n, caplog.text
 
 
 @dataclass(frozen=True)
