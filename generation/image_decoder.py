@@ -3,13 +3,15 @@
 Sampling is diffusers' own; what is added is a seed per picture, cancelling, and loading without the text and image
 towers, which a precomputed embedding does not need. Conditioning, seeds and noise belong to a row, so a neighbour in
 the batch cannot change a picture. Batched matrix products still differ in the last bits from single ones: the same
-seed gives the same bytes in the same batch, and at most one 8-bit level of difference in another batch.
+seed gives the same bytes in the same batch, and at most one 8-bit level of difference in another batch, unless the
+decoder was settled (`generation.steady_batches`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -29,7 +31,9 @@ from generation.sampling import (
     in_batches,
     load_pipeline,
     match_statistics,
+    rounded,
 )
+from generation.steady_batches import FixedRows, settle_layers, steady_from
 
 __all__ = [
     "AnyDecoderConfig",
@@ -155,6 +159,24 @@ class ImageDecoder(Protocol):
         """
         ...
 
+    def settle(self, max_batch: int, guidance_scales: Sequence[float]) -> tuple[int, ...]:
+        """Make pictures independent of how many are made together, as far as layers can; call it once.
+
+        Parameters
+        ----------
+        max_batch : int
+            Most pictures that one call of `generate` will make.
+        guidance_scales : sequence of float
+            Layers are settled for the first.
+
+        Returns
+        -------
+        tuple of int
+            For each guidance, the number of pictures that smaller batches must be filled up to for pictures to be
+            byte-equal in all batches up to ``max_batch``; 1 where nothing needs to be filled.
+        """
+        ...
+
 
 def build_decoder(config: GeneratorConfig, source: str | Path, runtime: Runtime) -> ImageDecoder:
     """Load the decoder that ``config`` names from a diffusers folder or a hub id (safetensors only)."""
@@ -213,6 +235,13 @@ class StableUnCLIPDecoder:
     ) -> np.ndarray:
         """Generate one picture per row; see ``ImageDecoder.generate``."""
         request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step, previews)
+        return rounded(self._pixels(image_embeds, request, noise_level))
+
+    def settle(self, max_batch: int, guidance_scales: Sequence[float]) -> tuple[int, ...]:
+        """Make pictures independent of how many are made together; see ``ImageDecoder.settle``."""
+        return _settle(self, self._pipeline, max_batch, guidance_scales)
+
+    def _pixels(self, image_embeds: np.ndarray, request: SamplingRequest, noise_level: int = 0) -> np.ndarray:
         request.check(image_embeds, self.embed_dim)
         levels = int(self._pipeline.image_noising_scheduler.config.num_train_timesteps)
         if not 0 <= noise_level < levels:
@@ -271,13 +300,20 @@ class ImageVariationDecoder:
         previews: PreviewRequest | None = None,
     ) -> np.ndarray:
         """Generate one picture per row; see ``ImageDecoder.generate``. There is no noise level but 0."""
-        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step, previews)
-        request.check(image_embeds, self.embed_dim)
         if noise_level != 0:
             raise ValueError(
                 f"noise_level is {noise_level}, expected 0 because image variation does not noise its embedding; "
                 "leave it out or use the stable_unclip decoder"
             )
+        request = SamplingRequest(seeds, num_inference_steps, guidance_scale, on_step, previews)
+        return rounded(self._pixels(image_embeds, request))
+
+    def settle(self, max_batch: int, guidance_scales: Sequence[float]) -> tuple[int, ...]:
+        """Make pictures independent of how many are made together; see ``ImageDecoder.settle``."""
+        return _settle(self, self._pipeline, max_batch, guidance_scales)
+
+    def _pixels(self, image_embeds: np.ndarray, request: SamplingRequest) -> np.ndarray:
+        request.check(image_embeds, self.embed_dim)
         zeros = np.zeros(self.embed_dim, dtype=np.float32)
         std = np.full_like(zeros, self.config.embed_length / np.sqrt(self.embed_dim))
         matched = match_statistics(image_embeds, zeros, std, self.config.match)
@@ -289,6 +325,25 @@ class ImageVariationDecoder:
 
         with self._lock, self._runtime.autocast():  # the scheduler keeps the state of one sampling run
             return in_batches(sample, matched, request, self.config.max_batch, self._pipeline)
+
+
+def _settle(
+    decoder: StableUnCLIPDecoder | ImageVariationDecoder,
+    pipeline: DiffusersPipeline,
+    max_batch: int,
+    guidance_scales: Sequence[float],
+) -> tuple[int, ...]:
+    rows = np.random.default_rng(0).normal(size=(max_batch, decoder.embed_dim)).astype(np.float32)
+
+    def pixels(n: int, guidance_scale: float) -> np.ndarray:
+        return decoder._pixels(rows[:n], SamplingRequest(range(n), 2, guidance_scale))
+
+    usual = partial(pixels, guidance_scale=guidance_scales[0])
+    settle_layers((pipeline.unet, pipeline.vae), usual, max_batch)
+    if (least := steady_from(usual, max_batch)) > 1:
+        # in which order a single row lies in memory cannot be told, so layers by themselves do not show it
+        FixedRows(pipeline.vae.decoder, least)
+    return tuple(steady_from(partial(pixels, guidance_scale=scale), max_batch) for scale in guidance_scales)
 
 
 def _image_size(pipeline: DiffusersPipeline) -> int:

@@ -223,6 +223,22 @@ class ReconstructionPipeline:
             previews=previews,
         )
 
+    def settle(self, max_batch: int) -> dict[bool, int]:
+        """Make pictures independent of how many are decoded together; see ``ImageDecoder.settle``. Call it once.
+
+        Returns
+        -------
+        dict of bool to int
+            With guidance, and without: the number of rows that a smaller batch must be filled up to.
+        """
+        self._need(self._has_decoder, "settle")
+        config = self.decoder_config
+        assert not isinstance(config, RetrievalConfig)
+        guided = max(config.guidance_scale, 1.5)
+        scales = (guided, 1.0) if config.guidance_scale > 1.0 else (1.0, guided)
+        sizes = self._decoder.settle(max_batch, scales)
+        return {scale > 1.0: size for scale, size in zip(scales, sizes, strict=True)}
+
     def retrieve(self, embedding: EmbeddingResult, n_images: int = 1) -> np.ndarray:
         """Give the first neighbours of each epoch as pictures of a bundle without generator.
 

@@ -194,7 +194,12 @@ def _show(
             scaled = latents[row - start : row - start + 1] / pipeline.vae.config.scaling_factor
             decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
             pixels = pipeline.image_processor.postprocess(decoded, output_type="np")[0]
-            request.previews.on_preview(row, step, (pixels * 255).round().astype(np.uint8))
+            request.previews.on_preview(row, step, rounded(pixels))
+
+
+def rounded(pixels: np.ndarray) -> np.ndarray:
+    """Turn float pixels in [0, 1] into uint8."""
+    return (pixels * 255).round().astype(np.uint8)
 
 
 def in_batches(
@@ -222,7 +227,7 @@ def in_batches(
 
     Returns
     -------
-    ndarray, (n, h, w, 3), uint8
+    ndarray, (n, h, w, 3), float32, in [0, 1]
     """
     n = len(image_embeds)
     steps = request.num_inference_steps
@@ -245,5 +250,5 @@ def in_batches(
             "output_type": "np",
             "callback": callback,
         }
-        images.append((sample(image_embeds[rows], settings) * 255).round().astype(np.uint8))
+        images.append(sample(image_embeds[rows], settings))
     return np.concatenate(images)

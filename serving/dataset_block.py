@@ -1,7 +1,7 @@
 """Decoding one block of a data set: a range of epochs in, pictures and the block's table out.
 
 It knows no Ray. A block is finished once its table exists, so whoever dies in here leaves nothing that looks finished.
-What comes out depends on the run's settings and the block alone: each epoch has its own seed, batches have one shape.
+What comes out depends on the run's settings and the block alone: each epoch has its own seed, and batches change no picture.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ class BlockDecoder:
     def __init__(self, bundle: str, settings: Mapping[str, Any], out: str) -> None:
         self._settings = DatasetSettings.model_validate(dict(settings))
         self._out = Path(out)
-        # the pictures of a block are ordered one by one, all at once, and batched in batches of one shape
+        # the pictures of a block are ordered one by one, all at once, and batched in batches that change no picture
         room = ReplicaSettings(max_ongoing_requests=self._settings.block_epochs)
         serving = ServingSettings(
-            bundle=Path(bundle), generator=room, fixed_batches=True, max_batch_size=self._settings.batch_size
+            bundle=Path(bundle), generator=room, byte_equal=True, max_batch_size=self._settings.batch_size
         )
         self._backend = LocalBackend(serving)
         self._marker = Marker()

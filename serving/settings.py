@@ -127,11 +127,11 @@ class ServingSettings(BaseModel):
     access: AccessSettings = AccessSettings()
     pictures: PictureSettings = PictureSettings()
     streams: StreamSettings = StreamSettings()
-    max_batch_size: int = Field(2, ge=1, description="pictures denoised together")
-    fixed_batches: bool = Field(
+    max_batch_size: int = Field(4, ge=1, description="pictures denoised together")
+    byte_equal: bool = Field(
         True,
-        description="fill every batch up to max_batch_size: then pictures are byte-equal whatever their mates, and a "
-        "picture that comes alone costs what a full batch does",
+        description="pictures do not depend by one bit on those made with them: at start layers whose results depend "
+        "on the number of rows are found and filled up, and whole batches where that is not enough",
     )
     batch_wait_ms: float = Field(2.0, ge=0.0, description="how long the first picture of a batch waits for others")
     max_in_flight: int = Field(24, ge=1, description="requests inside the service before 429")

@@ -144,8 +144,7 @@ class GeneratorWorker:
         self._pipeline = ReconstructionPipeline(settings.bundle, decoder_only=True)
         self._on_device_fault = on_device_fault
         self._safety = _safety(settings, self._pipeline.bundle)
-        # kernels are chosen by shape: in batches of one shape no picture depends on its mates, not by one grey level
-        self._fill_to = settings.max_batch_size if settings.fixed_batches else 0
+        self._fill_to = {True: 1, False: 1}  # with and without guidance
         self._batcher: Batcher[PictureItem, MadePicture] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -154,6 +153,8 @@ class GeneratorWorker:
         )
         if not self._pipeline.makes_pictures:
             return
+        if settings.byte_equal:
+            self._fill_to = self._pipeline.settle(settings.max_batch_size)
         # one step of a batch of each end, so that memory and kernels are ready before the first request
         probe = np.ones((settings.max_batch_size, self._pipeline.bundle.manifest.embed_dim), dtype=np.float32)
         for n in sorted({1, settings.max_batch_size}):
@@ -195,7 +196,7 @@ class GeneratorWorker:
     def _run(self, items: Sequence[PictureItem], key: object, on_step: StepCallback) -> Sequence[MadePicture]:
         assert isinstance(key, tuple)
         num_inference_steps, guidance_scale = key
-        n_missing = self._fill_to - len(items)
+        n_missing = self._fill_to[guidance_scale > 1.0] - len(items)
         rows = list(items) + [items[-1]] * max(0, n_missing)
         shown = {row: item.on_preview for row, item in enumerate(items) if item.on_preview is not None}
 

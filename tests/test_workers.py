@@ -1,4 +1,4 @@
-"""The model workers: batches of one shape, previews, and what happens when a device fails."""
+"""The model workers: batches that change no picture, previews, and what happens when a device fails."""
 
 import asyncio
 from collections.abc import Iterator
