@@ -1,7 +1,7 @@
 """Decoding one block of a data set: a range of epochs in, pictures and the block's table out.
 
 It knows no Ray. A block is finished once its table exists, so whoever dies in here leaves nothing that looks finished.
-What comes out depends on the run's settings and the block alone: each epoch has its own seed, and batches change no picture.
+What comes out depends on the settings of the run and the block alone: each epoch has its own seed, batches change nothing.
 """
 
 import asyncio
