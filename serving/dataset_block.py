@@ -1,7 +1,7 @@
 """Decoding one block of a data set: a range of epochs in, pictures and the block's table out.
 
 It knows no Ray. A block is finished once its table exists, so whoever dies in here leaves nothing that looks finished.
-What comes out depends on the settings of the run and the block alone: epochs have their own seeds, batches change nothing.
+What comes out depends on the settings of the run and the block alone: epochs have their own seeds.
 """
 
 import asyncio
