@@ -30,7 +30,7 @@ class Workers:
     def __init__(self, folder: Path, **settings: Any) -> None:
         fast = {"folder": str(folder), "lease_s": 1.0, "beat_s": 0.1, "sweep_s": 0.5}
         self.settings = JobSettings.model_validate(fast | settings)
-        self.desk = JobDesk(self.settings, BUNDLE)
+        self.desk = JobDesk(self.settings)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, stack: str = "stack") -> subprocess.Popen[bytes]:
@@ -41,8 +41,8 @@ class Workers:
         self.processes.append(process)
         return process
 
-    def submit(self, order: str, seed: int = 0) -> str:
-        done = asyncio.run(self.desk.submit(GenerationFields(seed=seed), [order.encode()]))
+    def submit(self, order: str, seed: int = 0, *, bundle: str = BUNDLE) -> str:
+        done = asyncio.run(self.desk.submit(GenerationFields(seed=seed), [order.encode()], bundle=bundle))
         assert done.outcome == "created"
         return done.job.id
 
