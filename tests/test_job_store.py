@@ -296,3 +296,15 @@ def test_a_postgresql_that_goes_away_is_told_and_used_again_when_back(postgres: 
 def test_another_kind_of_database_is_refused() -> None:
     with pytest.raises(ValueError, match="expected postgresql or sqlite"):
         open_engine("mysql://root@localhost/jobs", "")
+
+
+def test_jobs_end_without_their_bundle_unless_they_are_young_or_run(store: JobStore) -> None:
+    for number in range(3):
+        hand_in(store, job(number))
+    (running,) = take(store, "w", n=1)
+    assert store.end_without_bundle(("b", "c"), waited_s=0.0, keep_s=KEEP_S) == []
+    assert store.end_without_bundle(("c",), waited_s=60.0, keep_s=KEEP_S) == []
+    assert {one.id for one in store.end_without_bundle(("c",), waited_s=0.0, keep_s=KEEP_S)} == set(ids(1, 2))
+    found = store.get(job(1).id, "")
+    assert found is not None and (found.status, found.code) == ("failed", "bundle_gone")
+    assert store.finish(running.id, "r", keep_s=KEEP_S)
