@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.sample_recordings import sample_recordings, zipped  # noqa: E402
 from serving.cluster import free_port  # noqa: E402
+from serving.local_backend import LocalBackend  # noqa: E402
 from serving.routes import create_app  # noqa: E402
 from serving.sandbox import Sandbox  # noqa: E402
 from serving.settings import ServingSettings  # noqa: E402
-from serving.workers import LocalBackend  # noqa: E402
 
 FORMATS = ("FIF", "EDF", "BDF", "BrainVision", "EEGLAB", "npz")
 MAX_S = 10.0

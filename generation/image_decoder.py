@@ -204,6 +204,9 @@ class StableUnCLIPDecoder:
         self._std = pipeline.image_normalizer.std.detach().float().numpy()[0]
         pipeline.register_modules(image_encoder=PassThroughEncoder())
         self._pipeline = pipeline.to(runtime.device)
+        # its own makes its parameters anew at every call; while another model loads, diffusers lets no thread make any
+        normalizer = pipeline.image_normalizer
+        normalizer.to = lambda *unused: normalizer
         self._prompt_embeds = prompt_embeds.to(runtime.device)
         self._runtime = runtime
         self._lock = threading.Lock()

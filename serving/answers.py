@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback, Watcher
+from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback, ServedBundle, Watcher
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
@@ -27,6 +27,7 @@ from serving.schema import (
     Progress,
     Verdict,
 )
+from serving.served_bundles import choose
 from serving.stage_clock import StageClock
 from serving.wording import category_in_words, confidence_in_words, notice_of
 
@@ -58,33 +59,34 @@ class Answers:
     ) -> GenerationResponse:
         """Decode uploaded recordings to pictures."""
         clock = StageClock(self._metrics)
-        bundle = await self.bundle()
-        check_fields(fields, bundle)
-        recordings = await self._read(fields, contents, bundle, clock, on_progress or _ignore)
+        bundle = await self.bundle(fields.bundle)
+        check_fields(fields, bundle.info)
+        recordings = await self._read(fields, contents, bundle.info, clock, on_progress or _ignore)
         return await self._pictures(fields, recordings, bundle, clock, on_progress, on_preview)
 
-    async def of_epochs(self, fields: GenerationFields, recordings: Sequence[SignalEpochs]) -> GenerationResponse:
-        """Decode recordings that were read already, as `generation` decodes uploaded ones."""
+    async def of_epochs(
+        self, fields: GenerationFields, recordings: Sequence[SignalEpochs], bundle: ServedBundle
+    ) -> GenerationResponse:
+        """Decode recordings that were read already, as `generation` decodes uploaded ones, with a certain bundle."""
         clock = StageClock(self._metrics)
-        bundle = await self.bundle()
-        check_fields(fields, bundle)
+        check_fields(fields, bundle.info)
         return await self._pictures(fields, recordings, bundle, clock, None, None)
 
-    async def bundle(self) -> BundleInfo:
-        """Return the bundle being served."""
-        return await self._compute(self._backend.describe())
+    async def bundle(self, bundle_id: str = "") -> ServedBundle:
+        """Return the bundle of an id, or the default one."""
+        return await self._compute(self._backend.describe(choose(self._backend.places(), bundle_id)))
 
     async def _pictures(
         self,
         fields: GenerationFields,
         recordings: Sequence[SignalEpochs],
-        bundle: BundleInfo,
+        served: ServedBundle,
         clock: StageClock,
         on_progress: ProgressCallback | None,
         on_preview: PreviewCallback | None,
     ) -> GenerationResponse:
-        tell = on_progress or _ignore
-        embedded = await self._embed(fields, recordings, clock, tell)
+        tell, bundle = on_progress or _ignore, served.info
+        embedded = await self._embed(served, fields, recordings, clock, tell)
         n_pictures = _count(embedded, fields)
         order = PictureOrder(
             n_images=fields.images,
@@ -94,7 +96,7 @@ class Answers:
         )
         batch_size = 0
         if bundle.pictures == "generated":
-            pictures = await self._generate(embedded, order, clock, on_progress, on_preview)
+            pictures = await self._generate(served, embedded, order, clock, on_progress, on_preview)
             tell(Progress(stage="encode", step=0, n_steps=1))
             with clock.stage("encode"):
                 images = await asyncio.to_thread(_encode, pictures, bundle, order, self._marker)
@@ -127,10 +129,11 @@ class Answers:
     async def embedding(self, fields: EmbeddingFields, contents: Sequence[bytes]) -> EmbeddingResponse:
         """Decode recordings to image embeddings."""
         clock = StageClock(self._metrics)
-        bundle = await self.bundle()
+        served = await self.bundle(fields.bundle)
+        bundle = served.info
         check_subject(fields, bundle)
         recordings = await self._read(fields, contents, bundle, clock, _ignore)
-        embedded = await self._embed(fields, recordings, clock, _ignore)
+        embedded = await self._embed(served, fields, recordings, clock, _ignore)
         return EmbeddingResponse(
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
@@ -149,6 +152,7 @@ class Answers:
 
     async def _generate(
         self,
+        bundle: ServedBundle,
         embedded: EmbeddedEpochs,
         order: PictureOrder,
         clock: StageClock,
@@ -164,7 +168,7 @@ class Answers:
 
         with clock.stage("generate"), self._queued(order.n_images * len(embedded.image_embeds)):
             watcher = Watcher(None if on_progress is None else on_step, on_preview)
-            return await self._compute(self._backend.generate(embedded.image_embeds, order, watcher))
+            return await self._compute(self._backend.generate(bundle, embedded.image_embeds, order, watcher))
 
     async def _read(
         self,
@@ -182,12 +186,17 @@ class Answers:
             return [_accepted(result, index, len(reads)) for index, result in enumerate(await asyncio.gather(*reads))]
 
     async def _embed(
-        self, fields: EmbeddingFields, recordings: Sequence[SignalEpochs], clock: StageClock, tell: ProgressCallback
+        self,
+        bundle: ServedBundle,
+        fields: EmbeddingFields,
+        recordings: Sequence[SignalEpochs],
+        clock: StageClock,
+        tell: ProgressCallback,
     ) -> EmbeddedEpochs:
         tell(Progress(stage="embed", step=0, n_steps=1))
         with clock.stage("embed"):
             embedded = await self._compute(
-                self._backend.embed(recordings, subject=fields.subject, average=fields.average)
+                self._backend.embed(bundle, recordings, subject=fields.subject, average=fields.average)
             )
         for confidence in embedded.confidence:
             self._metrics.confidence.observe(float(confidence))

@@ -1,37 +1,47 @@
 """The Ray Serve application: an ingress that reads uploads, an encoder, a generator that batches, a jobs worker.
 
 The deployments are thin: what they do stands in `serving.routes` and `serving.workers`. `build` is the application
-builder that `serve.yaml` names; models load and warm up in the constructors, so a replica is ready or absent.
+builder that `serve.yaml` names. What bundles there are comes as `user_config`: a replica loads and warms up the default
+one before it is ready, others when a request asks for them, and takes another `user_config` while it runs.
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from generation.bundle import Bundle
-from serving.backend import EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
+from generation.bundle import EXAMPLE_FILE
+from serving.backend import BundlePlace, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
 from serving.failures import log_failure
 from serving.gate import MAX_ARRIVING
 from serving.job_blobs import open_blobs
 from serving.job_deployment import Jobs
 from serving.ray_backend import RayBackend
 from serving.reading_folder import require_memory
+from serving.replica_models import Default, WorkerOf, keeper
 from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
+from serving.served_bundles import BundleConfig, configured, find_bundles, open_bundle
 from serving.settings import ReplicaSettings, ServingSettings
 
+if TYPE_CHECKING:
+    from serving.workers import EncoderWorker, GeneratorWorker
+
 logger = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CODE = ("encoders", "alignment", "generation", "serving")
 
 
 def _leave() -> None:
@@ -41,26 +51,55 @@ def _leave() -> None:
 
 
 class Encoder:
-    """Holds the encoders and the gallery."""
+    """Holds the encoders and galleries of the bundles that were asked for last."""
 
     def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self._described: dict[str, BundleInfo] = {}
+        self._worker_of: WorkerOf[EncoderWorker] = serve.multiplexed(
+            max_num_models_per_replica=settings.n_models_kept
+        )(keeper(self._load))
+        self._default = Default(self._worker_of)
+
+    def _load(self, place: BundlePlace) -> "EncoderWorker":
         from serving.workers import EncoderWorker
 
-        self._worker = EncoderWorker(settings, _leave)
+        return EncoderWorker(open_bundle(place), _leave)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Load the default bundle of a `serving.served_bundles.BundleConfig`."""
+        await self._default.change(config)
+
+    async def ready(self) -> bool:
+        """Answer, which a replica does once its default bundle is loaded."""
+        return True
+
+    async def load(self) -> bool:
+        """Load the bundle of the request."""
+        await self._worker_of(serve.get_multiplexed_model_id())
+        return True
 
     async def describe(self) -> BundleInfo:
-        """Return the bundle being served."""
-        return self._worker.info
+        """Describe the bundle of the request."""
+        from serving.workers import bundle_info
+
+        key = serve.get_multiplexed_model_id()
+        if key not in self._described:
+            bundle = await asyncio.to_thread(open_bundle, BundlePlace.of(key))
+            self._described[key] = bundle_info(bundle, self._settings)
+        return self._described[key]
 
     async def embed(
         self, recordings: Sequence[SignalEpochs], subject: str, average: bool
     ) -> EmbeddedEpochs | EpochsMismatch:
-        """Embed recordings; a refusal is returned, because raising would log it as a failure of the replica.
+        """Embed recordings with the bundle of the request.
 
+        A refusal is returned, because raising would log it as a failure of the replica.
         A failure is raised without its words, which Ray Serve would log: they can quote the recording.
         """
+        worker = await self._worker_of(serve.get_multiplexed_model_id())
         try:
-            return await self._worker.embed(recordings, subject=subject, average=average)
+            return await worker.embed(recordings, subject=subject, average=average)
         except EpochsMismatch as error:
             return EpochsMismatch(str(error))
         except Exception as error:
@@ -69,30 +108,48 @@ class Encoder:
 
 
 class Generator:
-    """Holds the image decoder and batches the pictures of concurrent requests."""
+    """Holds the image decoders of the bundles that were asked for last; each batches what concurrent requests want."""
 
     def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self._worker_of: WorkerOf[GeneratorWorker] = serve.multiplexed(
+            max_num_models_per_replica=settings.n_models_kept
+        )(keeper(self._load))
+        self._default = Default(self._worker_of)
+
+    def _load(self, place: BundlePlace) -> "GeneratorWorker":
         from serving.workers import GeneratorWorker
 
-        self._worker = GeneratorWorker(settings, _leave)
+        return GeneratorWorker(open_bundle(place), self._settings, _leave)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Load the default bundle of a `serving.served_bundles.BundleConfig`."""
+        await self._default.change(config)
 
     async def ready(self) -> bool:
-        """Answer once the decoder is warm."""
+        """Answer, which a replica does once its default bundle is loaded."""
+        return True
+
+    async def load(self) -> bool:
+        """Load the bundle of the request."""
+        await self._worker_of(serve.get_multiplexed_model_id())
         return True
 
     async def generate(self, image_embeds: NDArray[np.float32], order: PictureOrder) -> Pictures:
-        """Make pictures."""
-        return await self._worker.generate(image_embeds, order)
+        """Make pictures with the bundle of the request."""
+        worker = await self._worker_of(serve.get_multiplexed_model_id())
+        return await worker.generate(image_embeds, order)
 
     async def generate_stepwise(
         self, image_embeds: NDArray[np.float32], order: PictureOrder
     ) -> AsyncIterator[tuple[int, int] | Preview | Pictures]:
         """Yield (step, n_steps) after every step and some previews, then the pictures."""
         events: asyncio.Queue[tuple[int, int] | Preview | Pictures | Exception] = asyncio.Queue()
+        worker = await self._worker_of(serve.get_multiplexed_model_id())
 
         async def work() -> None:
             try:
-                pictures = await self._worker.generate(
+                pictures = await worker.generate(
                     image_embeds, order, Watcher(lambda *step: events.put_nowait(step), events.put_nowait)
                 )
                 events.put_nowait(pictures)
@@ -126,16 +183,35 @@ class Ingress:
         self._settings = settings
         self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
 
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve the bundles of a `serving.served_bundles.BundleConfig`, others than before once they are loaded.
+
+        A damaged one is refused when this replica starts; later it leaves everything as it is.
+        """
+        if not self._backend.places():
+            self._backend.use(await asyncio.to_thread(configured, config))
+            return
+        try:
+            places = await asyncio.to_thread(configured, config)
+            await self._backend.warm(places)
+        except Exception:
+            logger.exception("the bundles stay as they are: the new ones cannot be served")
+            return
+        self._backend.use(places)
+        logger.warning("bundles served from now on: %s", [place.id for place in places])
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the application inside the replica; Ray Serve calls this after the constructor."""
         from serving.job_desk import JobDesk
         from serving.routes import create_app
         from serving.sandbox import open_sandbox
 
-        bundle, jobs = Bundle.load(self._settings.bundle), self._settings.jobs
-        sandbox = open_sandbox(self._settings)
-        desk = JobDesk(jobs, bundle.manifest.id) if jobs.folder else None
-        return create_app(self._settings, self._backend, sandbox, bundle.example, desk)
+        desk = JobDesk(self._settings.jobs) if self._settings.jobs.folder else None
+        return create_app(self._settings, self._backend, open_sandbox(self._settings), self._example, desk)
+
+    def _example(self) -> Path | None:
+        file = Path(self._backend.places()[0].folder) / EXAMPLE_FILE
+        return file if file.is_file() else None
 
 
 def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
@@ -170,21 +246,44 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
         "pictures": checked.pictures.resolved(),
         "jobs": checked.jobs.resolved(),
     }
-    checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), **files})
-    Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
-    encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
-    generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)
+    bundles = [folder.expanduser().resolve() for folder in (checked.bundle, *checked.more_bundles)]
+    find_bundles(bundles)  # a damaged bundle is refused here, before anything starts
+    # what replicas are made with holds no bundle, since it stays when bundles change
+    checked = checked.model_copy(update={"bundle": Path(), "more_bundles": (), **files})
+    encoder = serve.deployment(**_options(checked.encoder))(Encoder)
+    generator = serve.deployment(**_options(checked.generator))(Generator)
     # the gate refuses what is too much in our own words, so Ray's limit lies above what may be inside or arriving
     n_inside = MAX_ARRIVING + 4 * checked.max_in_flight + 32
     ingress = serve.deployment(max_ongoing_requests=n_inside, ray_actor_options={"num_cpus": 0.5})(
         serve.ingress()(Ingress)
     )
+    config = BundleConfig(bundles=tuple(bundles)).model_dump(mode="json")
+    version = _version(checked)
+    bound = [_lasting(one, version, config).bind(checked) for one in (encoder, generator)]
     jobs = None
     if checked.jobs.folder:
         deploy = serve.deployment(num_replicas=checked.jobs.n_workers, ray_actor_options={"num_cpus": 0.25})
-        jobs = deploy(Jobs).bind(checked, encoder, generator)
-    application: Application = ingress.bind(checked, encoder, generator, jobs)
+        jobs = _lasting(deploy(Jobs), version, config).bind(checked, *bound)
+    application: Application = _lasting(ingress, version, config).bind(checked, *bound, jobs)
     return application
+
+
+def _version(settings: ServingSettings) -> str:
+    """Name what replicas are made of: this release, its code, and all settings but the bundles."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for folder in _CODE:
+        for file in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _lasting(deployment: Deployment, version: str, config: dict[str, Any]) -> Deployment:
+    """Give a deployment its `user_config`, and let replicas live on over a redeployment with an equal version.
+
+    `serve deploy` compares `args` for that. `serve.run` takes every deployment without a version for a new one, and the
+    argument for it is internal since Ray 2.
+    """
+    return deployment.options(version=version, user_config=config, _internal=True)
 
 
 def _options(replica: ReplicaSettings) -> dict[str, Any]:

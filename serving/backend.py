@@ -1,6 +1,7 @@
 """What the routes need from whatever computes: the `Backend` protocol and the plain values that cross it.
 
-Two things implement it: `serving.workers.LocalBackend` in this process, and `serving.app.RayBackend` over deployments.
+Two things implement it: `serving.local_backend.LocalBackend` in this process, and `serving.ray_backend.RayBackend` over
+deployments.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,33 @@ from encoders.epochs import SignalEpochs
 from serving.schema import BundleInfo, InputReport, Neighbour
 
 StepCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BundlePlace:
+    """A bundle by its id and where it lies; `key` is what models are loaded and kept by."""
+
+    id: str
+    folder: str
+
+    @property
+    def key(self) -> str:
+        """Id and folder in one word."""
+        return f"{self.id}@{self.folder}"
+
+    @classmethod
+    def of(cls, key: str) -> "BundlePlace":
+        """Read a key."""
+        bundle_id, _, folder = key.partition("@")
+        return cls(bundle_id, folder)
+
+
+@dataclass(frozen=True)
+class ServedBundle:
+    """A bundle as a request uses it, from its first stage to its last, whatever is served meanwhile."""
+
+    place: BundlePlace
+    info: BundleInfo
 
 
 @dataclass(frozen=True)
@@ -86,20 +114,26 @@ class Backend(Protocol):
     `ConnectionError` when the process that computed was lost.
     """
 
-    async def describe(self) -> BundleInfo:
-        """Return the bundle being served."""
+    def places(self) -> tuple[BundlePlace, ...]:
+        """Return the bundles being served; requests that name none get the first."""
+        ...
+
+    async def describe(self, place: BundlePlace) -> ServedBundle:
+        """Describe a bundle; one that is served no more is described as long as its folder is there."""
         ...
 
     async def ready(self) -> bool:
         """Tell whether every model is loaded and warm."""
         ...
 
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+    async def embed(
+        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+    ) -> EmbeddedEpochs:
         """Embed one recording, or an EEG and a MEG recording of the same stimuli."""
         ...
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
+        self, bundle: ServedBundle, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         """Make pictures; cancelling the awaiting task stops the work at the next step."""
         ...

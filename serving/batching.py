@@ -119,14 +119,12 @@ class Batcher(Generic[Item, Result]):
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
-        while True:
-            await self._arrived.wait()
+        """Run batches until nobody waits; then nothing holds on to what `run_batch` needs."""
+        while self._waiting:
             await self._fill()
             batch = self._take()
-            if not batch:
-                self._arrived.clear()
-                continue
-            await self._run(batch)
+            if batch:
+                await self._run(batch)
 
     async def _fill(self) -> None:
         """Wait until a batch is full or its first item has waited long enough."""

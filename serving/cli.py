@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--allow-open-network", action="store_true", help="UNSAFE: let other machines in without keys")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
 
+    serve.add_argument("--more-bundles", type=Path, nargs="+", default=[], metavar="DIR",
+                       help="bundles that requests may name by their id")  # fmt: skip
     serve.add_argument(
         "--jobs", type=Path, metavar="DIR", help="folder that keeps jobs across restarts (default: the settings' or "
         "~/.local/state/phosphene/jobs)",
@@ -164,6 +166,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         import yaml
 
         given = (yaml.safe_load(arguments.settings.read_text()) or {}) | given
+    if arguments.more_bundles:
+        given["more_bundles"] = tuple(arguments.more_bundles)
     if arguments.jobs is not None or "jobs" not in given:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         given["jobs"] = given.get("jobs", {}) | {"folder": str(arguments.jobs or state / "phosphene" / "jobs")}

@@ -24,13 +24,14 @@ POLL_S = 0.5
 class EmbeddingOptions(TypedDict, total=False):
     """How recordings become embeddings; what is left out is off or empty.
 
-    ``average`` averages the epochs of one stimulus first. ``subject`` is a person the bundle knows. ``onsets`` tell
-    where to cut a continuous file, in seconds. ``preview`` asks for sensor traces. ``purpose`` is what the recording is
-    decoded for, for instance "research", and ``consent`` says that the recorded person agreed to it; some services
-    require both.
+    ``average`` averages the epochs of one stimulus first. ``bundle`` is the id of one of `bundles()`; left out, the
+    first is used. ``subject`` is a person the bundle knows. ``onsets`` tell where to cut a continuous file, in seconds.
+    ``preview`` asks for sensor traces. ``purpose`` is what the recording is decoded for, for instance "research", and
+    ``consent`` says that the recorded person agreed to it; some services require both.
     """
 
     average: bool
+    bundle: str
     subject: str
     onsets: Sequence[float]
     preview: bool
@@ -212,6 +213,7 @@ def too_late(status: JobStatus, timeout_s: float) -> TimeoutError:
 def _embedding_fields(options: EmbeddingOptions) -> dict[str, str]:
     return {
         "average": str(options.get("average", False)).lower(),
+        "bundle": options.get("bundle", ""),
         "subject": options.get("subject", ""),
         "onsets": ",".join(repr(float(onset)) for onset in options.get("onsets", ())),
         "preview": str(options.get("preview", False)).lower(),

@@ -18,11 +18,11 @@ from encoders.durable_files import write_atomic
 from encoders.epoch_ranges import EpochRange, read_range
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.backend import EmbeddedEpochs, PictureOrder
+from serving.local_backend import LocalBackend
 from serving.provenance import Marker, PictureFacts
 from serving.rendering import from_base64_bytes
 from serving.schema import MAX_IMAGES, MAX_SEED, MAX_STEPS
 from serving.settings import ReplicaSettings, ServingSettings
-from serving.workers import LocalBackend
 
 BLOCKS, PICTURES = "blocks", "pictures"
 
@@ -65,7 +65,8 @@ class BlockDecoder:
         self._backend = LocalBackend(serving)
         self._marker = Marker()
         self._runner = asyncio.Runner()
-        self._info = self._runner.run(self._backend.describe())
+        self._bundle = self._runner.run(self._backend.describe(self._backend.places()[0]))
+        self._info = self._bundle.info
 
     def decode(self, number: int, block: EpochRange) -> None:
         """Decode a block, unless it is finished.
@@ -97,7 +98,7 @@ class BlockDecoder:
     async def _good(self, number: int, block: EpochRange) -> list[dict[str, Any]]:
         epochs = read_range(block)
         subject = epochs.subject if epochs.subject in self._info.subjects else ""
-        embedded = await self._backend.embed([epochs], subject=subject, average=False)
+        embedded = await self._backend.embed(self._bundle, [epochs], subject=subject, average=False)
         made = [self._row(number, block, epochs, embedded, index) for index in range(epochs.n_epochs)]
         return list(await asyncio.gather(*made))
 
@@ -142,7 +143,7 @@ class BlockDecoder:
             num_inference_steps=settings.num_inference_steps or info.num_inference_steps,
             guidance_scale=info.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
         )
-        pictures = await self._backend.generate(embedded.image_embeds[index : index + 1], order)
+        pictures = await self._backend.generate(self._bundle, embedded.image_embeds[index : index + 1], order)
         marked = [
             self._marker.png(
                 image,

@@ -8,13 +8,13 @@ from starlette.exceptions import HTTPException
 from tqdm import tqdm
 
 from serving.answers import Answers
+from serving.local_backend import LocalBackend
 from serving.metrics import Metrics
 from serving.problems import problem_of
 from serving.rendering import from_base64_bytes
 from serving.sandbox import Sandbox
 from serving.schema import MAX_FILES, GenerationFields, GenerationResponse, Progress
 from serving.settings import ParseLimits, ServingSettings
-from serving.workers import LocalBackend
 
 # The caller's own files: isolated where the kernel can, read all the same where it cannot.
 _OWN_FILES = ParseLimits(allow_unsandboxed_uploads=True)

@@ -24,6 +24,8 @@ _SILENCE_S = 15.0
 _SENTENCES = {
     "quarantined": "the processes that worked on this job were lost at every attempt, so it is not tried again; "
     "the recording or the options may be what ends them",
+    "bundle_gone": "the bundle that this job was handed in for is served no more, and no other is taken instead; send "
+    "the recording again, with a bundle of GET /v1/bundles",
     "upload_lost": "the upload of this job is gone from the store, or can be read no more; send it again",
     "internal_error": "the service failed at this job at every attempt; the log has the reason",
 }

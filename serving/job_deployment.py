@@ -1,18 +1,23 @@
 """The Ray Serve deployment that works on jobs: a worker loop of `serving.job_worker` over the model deployments."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 from ray.serve.handle import DeploymentHandle
 
-from generation.bundle import Bundle
+from generation.bundle import BundleError
 from serving.backend import PreviewCallback
 from serving.job_worker import JobWorker, OnProgress
 from serving.ray_backend import RayBackend
 from serving.schema import GenerationFields, GenerationResponse
+from serving.served_bundles import configured
 from serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Jobs:
@@ -28,9 +33,21 @@ class Jobs:
 
         self._settings = settings
         self._sandbox = open_sandbox(settings)
-        backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
-        self._answers = Answers(backend, self._sandbox, Metrics(), Marker(settings.pictures))
+        self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
+        self._answers = Answers(self._backend, self._sandbox, Metrics(), Marker(settings.pictures))
         self._task: asyncio.Task[None] | None = None
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Work for the bundles of a `serving.served_bundles.BundleConfig`; a damaged one is refused at the start only.
+
+        Nothing is loaded ahead: the ingress has new bundles loaded before it takes in jobs for them.
+        """
+        try:
+            self._backend.use(await asyncio.to_thread(configured, config))
+        except (BundleError, ValidationError):
+            if not self._backend.places():
+                raise
+            logger.exception("the bundles stay as they are: the new ones cannot be served")
 
     async def check_health(self) -> None:
         """Start the loop at the first call, which comes before the replica counts as healthy; raise what ended it."""
@@ -39,7 +56,7 @@ class Jobs:
             worker = JobWorker(
                 self._settings.jobs,
                 self._answer,
-                bundle_id=Bundle.load(self._settings.bundle).manifest.id,
+                bundles=lambda: tuple(place.id for place in self._backend.places()),
                 stack=_cluster_name(),
             )
             self._task = asyncio.create_task(worker.run())

@@ -35,13 +35,10 @@ class JobDesk:
     Parameters
     ----------
     settings : JobSettings
-    bundle_id : str
-        What new jobs are decoded with.
     """
 
-    def __init__(self, settings: JobSettings, bundle_id: str) -> None:
+    def __init__(self, settings: JobSettings) -> None:
         self._settings = settings
-        self._bundle_id = bundle_id
         self._store = JobStore(open_engine(settings.database, settings.folder))
         self._blobs = open_blobs(settings)
         # of its own: a database that hangs must not use up the threads of everything else
@@ -53,15 +50,19 @@ class JobDesk:
         self._store.close()
 
     async def submit(
-        self, fields: GenerationFields, contents: Sequence[bytes], *, owner: str = "", key: str | None = None
-    ) -> Submission:
-        """Store a job durably, or find the one that was handed in under `key` before."""
+        self, fields: GenerationFields, contents: Sequence[bytes], *, bundle: str, owner: str = "",
+        key: str | None = None,
+    ) -> Submission:  # fmt: skip
+        """Store a job durably, or find the one that was handed in under `key` before.
+
+        It is decoded with the bundle whose id is `bundle`, whatever is the default by the time it runs.
+        """
         n_bytes = sum(map(len, contents))
         given_up = False
         job_id = secrets.token_hex(24)
 
         def work() -> Submission:
-            done = self._submit(job_id, fields, contents, owner, key)
+            done = self._submit(job_id, fields, contents, bundle, owner, key)
             if given_up and done.outcome == "created":
                 self._erase(job_id, owner)
             return done
@@ -112,7 +113,7 @@ class JobDesk:
         return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, prepared), seconds)
 
     def _submit(
-        self, job_id: str, fields: GenerationFields, contents: Sequence[bytes], owner: str, key: str | None
+        self, job_id: str, fields: GenerationFields, contents: Sequence[bytes], bundle: str, owner: str, key: str | None
     ) -> Submission:
         body_hash = _body_hash(fields, contents)
         # the key may hold anything, a name even: only its hash is kept
@@ -121,7 +122,7 @@ class JobDesk:
         if known is not None:
             return Submission("known" if known.body_hash == body_hash else "other_body", known)
         blob = pack_upload(fields, contents)
-        job = Job(job_id, owner, key_hash, body_hash, self._bundle_id, len(blob))
+        job = Job(job_id, owner, key_hash, body_hash, bundle, len(blob))
         self._blobs.write("uploads", job_id, blob, owner=owner)
         try:
             done = self._store.submit(

@@ -1,13 +1,14 @@
 """Routes of jobs: hand one in (202, and durable by then), look at it, follow it, erase it."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, get_args
 
 from fastapi import FastAPI, Form, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serving.access import caller_of
+from serving.backend import BundlePlace
 from serving.forms import AT_THE_DOOR, GenerationForm, refusals, responses_with, stream_of_events
 from serving.job_answers import events_of, full_status, status_of, stored, unknown_job
 from serving.job_desk import JobDesk
@@ -17,6 +18,7 @@ from serving.metrics import Metrics
 from serving.problems import refusal
 from serving.purpose import check_use
 from serving.schema import GenerationFields
+from serving.served_bundles import choose
 from serving.settings import ServingSettings
 
 IdempotencyKey = Annotated[
@@ -49,10 +51,19 @@ class JobCounter:
         None when the operator named no folder for jobs.
     metrics : Metrics
     settings : ServingSettings
+    places : callable () -> tuple of BundlePlace
+        What is served at the moment.
     """
 
-    def __init__(self, desk: JobDesk | None, metrics: Metrics, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        desk: JobDesk | None,
+        metrics: Metrics,
+        settings: ServingSettings,
+        places: Callable[[], tuple[BundlePlace, ...]],
+    ) -> None:
         self._desk = desk
+        self._places = places
         self._metrics = metrics
         self._n_streams = 0
         self._max_streams = 2 * settings.max_in_flight
@@ -60,10 +71,10 @@ class JobCounter:
 
     async def accept(self, request: Request, form: GenerationForm, key: str | None, *, preferred: bool) -> Response:
         """Store a job of whoever sent the request and answer 202 with its address."""
-        desk = self._open()
+        desk, place = self._open(), choose(self._places(), form.bundle)
         contents = [await part.read() for part in form.file]
         fields = GenerationFields.model_validate(form.model_dump(exclude={"file"}))
-        done = await stored(desk.submit(fields, contents, owner=caller_of(request).owner, key=key))
+        done = await stored(desk.submit(fields, contents, bundle=place.id, owner=caller_of(request).owner, key=key))
         self._metrics.jobs.labels(done.outcome).inc()
         if done.outcome == "full":
             sentence = "as many jobs wait as this service keeps; try again after the seconds in Retry-After"

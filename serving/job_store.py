@@ -103,20 +103,20 @@ class JobStore:
             connection.execute(JOBS.delete().where(JOBS.c.owner == owner))
         return [Job.of(row) for row in rows]
 
-    def work_waits(self, bundle: str) -> bool:
+    def work_waits(self, bundles: Sequence[str]) -> bool:
         """Tell, without locking anything, whether `lease` might give a job."""
         with self._reading() as connection:
             now = clock(connection)
             queued = (JOBS.c.status == "queued") & (JOBS.c.not_before <= now)
             lost = (JOBS.c.status == "running") & (JOBS.c.lease_until < now)
-            wanted = select(JOBS.c.id).where(JOBS.c.bundle == bundle, queued | lost).limit(1)
+            wanted = select(JOBS.c.id).where(JOBS.c.bundle.in_(bundles), queued | lost).limit(1)
             return connection.execute(wanted).first() is not None
 
     def lease(
         self,
         worker: str,
         stack: str,
-        bundle: str,
+        bundles: Sequence[str],
         *,
         n: int,
         lease_s: float,
@@ -134,7 +134,7 @@ class JobStore:
             for row in connection.execute(lost).mappings().all():
                 alone = row["stack"] == stack
                 _take_back(connection, Job.of(row), now, keep_s, blamed=alone, interrupted=not alone)
-            here = JOBS.c.bundle == bundle
+            here = JOBS.c.bundle.in_(bundles)
             attempts = connection.execute(select(JOBS.c.attempts).where(here, running)).scalars().all()
             if any(n_attempts >= MAX_ATTEMPTS for n_attempts in attempts):
                 return []
@@ -180,6 +180,17 @@ class JobStore:
             current = _one(connection, select(JOBS).where(mine))
             if current is not None:
                 _take_back(connection, current, now, keep_s, blamed=blamed, delay_s=delay_s, code=code)
+
+    def end_without_bundle(self, bundles: Sequence[str], *, waited_s: float, keep_s: float) -> list[Job]:
+        """End jobs that no worker runs, were handed in `waited_s` ago or longer, and want none of `bundles`."""
+        with self._writing() as (connection, now):
+            idle = (JOBS.c.status == "queued") | ((JOBS.c.status == "running") & (JOBS.c.lease_until < now))
+            old = (JOBS.c.created < now - waited_s) & JOBS.c.bundle.not_in(bundles)
+            rows = connection.execute(select(JOBS).where(idle, old).limit(500)).mappings().all()
+            values = {"status": "failed", "code": "bundle_gone", "worker": "", "expires": now + keep_s}
+            if rows:
+                _change(connection, [row["id"] for row in rows], values)
+        return [Job.of(row) for row in rows]
 
     def sweep(self) -> list[Job]:
         """Remove rows that have expired and return them."""

@@ -58,24 +58,26 @@ class _Run:
 
 
 class JobWorker:
-    """Run jobs of one bundle.
+    """Run the jobs of the bundles that are served.
 
     Parameters
     ----------
     settings : JobSettings
     answer : callable (fields, contents, on_progress, on_preview) -> GenerationResponse
         Its refusals end a job, but for a full queue and a lost replica; see `_settle`.
-    bundle_id : str
-        Jobs of other bundles are left alone.
+    bundles : callable () -> ids
+        What is served at the moment. A job of another bundle waits for `settings.unserved_s`, then it fails.
     stack : str
         Names what dies together with this worker when the whole service is killed, so that such a death is not held
         against a job.
     """
 
-    def __init__(self, settings: JobSettings, answer: Answer, *, bundle_id: str, stack: str) -> None:
+    def __init__(
+        self, settings: JobSettings, answer: Answer, *, bundles: Callable[[], Sequence[str]], stack: str
+    ) -> None:
         self._settings = settings
         self._answer = answer
-        self._bundle_id = bundle_id
+        self._bundles = bundles
         self._stack = stack
         self._name = secrets.token_hex(8)
         self._store = JobStore(open_engine(settings.database, settings.folder))
@@ -108,15 +110,16 @@ class JobWorker:
             self._beat_due = time.monotonic() + self._settings.beat_s
         if now >= self._sweep_due:
             self._sweep_due = now + self._settings.sweep_s
+            await asyncio.to_thread(self._end_unserved)
             await asyncio.to_thread(sweep, self._store, self._blobs)
-        n_free = self._settings.n_at_once - len(self._runs)
-        if n_free <= 0 or not await asyncio.to_thread(self._store.work_waits, self._bundle_id):
+        n_free, bundles = self._settings.n_at_once - len(self._runs), tuple(self._bundles())
+        if n_free <= 0 or not await asyncio.to_thread(self._store.work_waits, bundles):
             return False
         jobs = await asyncio.to_thread(
             self._store.lease,
             self._name,
             self._stack,
-            self._bundle_id,
+            bundles,
             n=n_free,
             lease_s=self._settings.lease_s,
             keep_s=self._settings.keep_s,
@@ -161,6 +164,7 @@ class JobWorker:
                 if upload is None:
                     raise refusal("upload_lost", "the upload of this job is gone from the store; send it again")
                 fields, contents = unpack_upload(upload)
+                fields = fields.model_copy(update={"bundle": job.bundle})
                 answer = await self._answer(fields, contents, run.on_progress, run.on_preview)
             await self._end(job, answer.model_copy(update={"id": job.id}), run.step)
         except TimeoutError:
@@ -182,6 +186,9 @@ class JobWorker:
             await self._insist(self._give_back, job, False, "", _RETRY_S)
         elif problem.code == "replica_lost":
             await self._insist(self._give_back, job, True, "quarantined", 0.0)
+        elif problem.code == "unknown_bundle":
+            # it was served when the job was taken: whether it is gone for good is decided as for jobs that wait
+            await self._insist(self._give_back, job, False, "", _RETRY_S)
         else:
             await self._end(job, problem)
 
@@ -205,6 +212,15 @@ class JobWorker:
         await self._insist(self._fail, job.id, "upload_lost", "")
         for kind in ("uploads", "previews"):
             await self._insist(self._blobs.remove, kind, job.id)
+
+    def _end_unserved(self) -> None:
+        """End jobs whose bundle has gone; a new one may be known to who takes jobs in before it is known here."""
+        waited_s = self._settings.unserved_s
+        if not waited_s:
+            return
+        for job in self._store.end_without_bundle(self._bundles(), waited_s=waited_s, keep_s=self._settings.keep_s):
+            for kind in ("uploads", "previews"):
+                self._blobs.remove(kind, job.id)
 
     def _read(self, job: Job) -> bytes | None:
         try:

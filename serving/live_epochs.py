@@ -12,6 +12,7 @@ from starlette.types import Message
 from encoders.epochs import EpochsMismatch
 from encoders.live_cutting import CHUNK_S, LiveChannels, LiveCut, LiveCutter, TriggerChannel
 from serving.answers import Answers, check_fields
+from serving.backend import ServedBundle
 from serving.gate import Gate
 from serving.metrics import Metrics
 from serving.problems import problem_of, refusal
@@ -79,7 +80,8 @@ class LiveEpochs:
         """
         try:
             start = self._first(await self._inbox.next())
-            bundle = await self._accept(start)
+            served = await self._accept(start)
+            bundle = served.info
             cutter = _cutter(start, bundle)
             trigger = TriggerChannel() if start.marker_channel else None
             await self._send(self._ready(cutter, start, bundle))
@@ -89,7 +91,7 @@ class LiveEpochs:
                     await self._wait()
                     continue
                 if (text := message.get("text")) is None:
-                    await self._take(start, cutter, trigger, _chunk(message["bytes"], start))
+                    await self._take(start, served, cutter, trigger, _chunk(message["bytes"], start))
                     continue
                 said = _parse(text)
                 if isinstance(said, StreamEnd):
@@ -109,15 +111,17 @@ class LiveEpochs:
             )
         return said
 
-    async def _accept(self, start: StreamStart) -> BundleInfo:
+    async def _accept(self, start: StreamStart) -> ServedBundle:
+        """Choose the bundle of the whole stream: what is served may change while it runs."""
         check_use(self._websocket, start.options)
-        bundle = await self._answers.bundle()
+        served = await self._answers.bundle(start.options.bundle)
+        bundle = served.info
         check_fields(start.options, bundle)
         if start.modality not in bundle.modalities:
             raise refusal(
                 "bad_message", f"modality is {start.modality!r}, this bundle decodes {list(bundle.modalities)}"
             )
-        return bundle
+        return served
 
     def _ready(self, cutter: LiveCutter, start: StreamStart, bundle: BundleInfo) -> StreamReady:
         row_bytes = 4 * start.n_rows
@@ -155,7 +159,12 @@ class LiveEpochs:
             await self._refuse(number, sample, stimulus, problem_of(refusal("epochs_mismatch", str(error))))
 
     async def _take(
-        self, start: StreamStart, cutter: LiveCutter, trigger: TriggerChannel | None, chunk: NDArray[np.float32]
+        self,
+        start: StreamStart,
+        served: ServedBundle,
+        cutter: LiveCutter,
+        trigger: TriggerChannel | None,
+        chunk: NDArray[np.float32],
     ) -> None:
         try:
             if trigger is not None:
@@ -166,12 +175,12 @@ class LiveEpochs:
         except EpochsMismatch as error:
             raise refusal("bad_message", str(error)) from None
         for cut in cuts:
-            await self._begin(start, cut)
+            await self._begin(start, served, cut)
         if cutter.n_samples - self._told >= _AHEAD_S * start.sfreq / 4.0:
             self._told = cutter.n_samples
             await self._send(StreamReceived(samples=cutter.n_samples))
 
-    async def _begin(self, start: StreamStart, cut: LiveCut) -> None:
+    async def _begin(self, start: StreamStart, served: ServedBundle, cut: LiveCut) -> None:
         """Decode an epoch beside what goes on; one at a time."""
         if self._decoding is not None and not self._decoding.done():
             if start.when_busy == "drop":
@@ -180,16 +189,16 @@ class LiveEpochs:
                 return
         await self._wait()
         self._inbox.patient = True
-        self._decoding = asyncio.create_task(self._decode(start, cut))
+        self._decoding = asyncio.create_task(self._decode(start, served, cut))
         self._decoding.add_done_callback(self._rest)
 
-    async def _decode(self, start: StreamStart, cut: LiveCut) -> None:
+    async def _decode(self, start: StreamStart, served: ServedBundle, cut: LiveCut) -> None:
         try:
             self._websocket.state.still_allowed()
             epochs = await asyncio.to_thread(cut.epochs)
             with self._gate.place():
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    answer = await self._answers.of_epochs(start.options, [epochs])
+                    answer = await self._answers.of_epochs(start.options, [epochs], served)
         except EpochsMismatch as error:
             problem = problem_of(refusal("epochs_mismatch", str(error)))
         except TimeoutError:

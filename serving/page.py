@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _GAP_S = 0.4
 _N_ROUNDS = 3
 
 
-def add_page(app: FastAPI, recording: Path | None) -> None:
+def add_page(app: FastAPI, recording: Callable[[], Path | None]) -> None:
     """Add the page, its files, and two ways to get the example recording."""
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -50,11 +50,11 @@ def add_page(app: FastAPI, recording: Path | None) -> None:
 
     @app.get("/example.npz", include_in_schema=False)
     async def example_recording() -> FileResponse:
-        return FileResponse(_given(recording), media_type="application/octet-stream")
+        return FileResponse(_given(recording()), media_type="application/octet-stream")
 
     @app.get("/example/live.json", include_in_schema=False)
     async def example_stream() -> JSONResponse:
-        return JSONResponse(await asyncio.to_thread(live_example, _given(recording)))
+        return JSONResponse(await asyncio.to_thread(live_example, _given(recording())))
 
 
 def _given(recording: Path | None) -> Path:

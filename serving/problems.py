@@ -20,6 +20,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 CODES: dict[str, tuple[int, str]] = {
     "bad_field": (422, "A form field was refused"),
+    "unknown_bundle": (422, "The bundle is not served here"),
     "no_key": (401, "A key is needed"),
     "unknown_key": (401, "The key is not known"),
     "not_allowed": (403, "The key does not allow this"),
@@ -47,6 +48,7 @@ CODES: dict[str, tuple[int, str]] = {
     "store_down": (503, "The store of jobs cannot be used"),
     "key_reused": (422, "The Idempotency-Key belongs to another request"),
     "jobs_off": (404, "This service keeps no jobs"),
+    "bundle_gone": (410, "The bundle of the job is served no more"),
     "upload_lost": (500, "The upload of the job was lost"),
     "quarantined": (500, "The processes that worked on the job were lost"),
     "replica_lost": (503, "The process that worked on the request was lost"),

@@ -13,8 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
-from serving.backend import NOBODY, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
-from serving.schema import BundleInfo
+from serving.backend import NOBODY, BundlePlace, EmbeddedEpochs, PictureOrder, Pictures, Preview, ServedBundle, Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,9 @@ _READY_TIMEOUT_S = 3.0
 
 class RayBackend:
     """Computes on the encoder and generator deployments.
+
+    Every call tells a replica which bundle it is for, id and folder, as Ray Serve's multiplexed model id. So a replica
+    need not know what is served, and does not mix bundles up when it hears of others sooner or later than who asks it.
 
     With `sleeps` the generator may have no replica, and asking whether it is ready would start one: it is not asked.
     """
@@ -33,18 +35,37 @@ class RayBackend:
         self._sleeps = sleeps
         self._encoder = encoder
         self._generator = generator
-        self._stepwise = generator.generate_stepwise.options(stream=True)
-        self._info: BundleInfo | None = None
+        self._places: tuple[BundlePlace, ...] = ()
+        self._described: dict[BundlePlace, ServedBundle] = {}
 
-    async def describe(self) -> BundleInfo:
-        """Return the bundle being served; it does not change while this process lives."""
-        if self._info is None:
-            self._info = await _result(self._encoder.describe.remote())
-        return self._info
+    def places(self) -> tuple[BundlePlace, ...]:
+        """Return the bundles being served."""
+        return self._places
+
+    def use(self, places: tuple[BundlePlace, ...]) -> None:
+        """Serve other bundles from now on; requests that have begun go on with theirs."""
+        self._places = places
+        self._described = {place: one for place, one in self._described.items() if place in places}
+
+    async def warm(self, places: tuple[BundlePlace, ...]) -> None:
+        """Load the default one of bundles that are to be served, and describe all."""
+        default = places[0].key
+        await _result(self._encoder.options(multiplexed_model_id=default).load.remote())
+        if not self._sleeps:
+            await _result(self._generator.options(multiplexed_model_id=default).load.remote())
+        for place in places:
+            await self.describe(place)
+
+    async def describe(self, place: BundlePlace) -> ServedBundle:
+        """Describe a bundle; no model is loaded for it."""
+        if place not in self._described:
+            info = await _result(self._encoder.options(multiplexed_model_id=place.key).describe.remote())
+            self._described[place] = ServedBundle(place, info)
+        return self._described[place]
 
     async def ready(self) -> bool:
         """Ask the deployments; without a replica they do not answer in time."""
-        asked = [self._encoder.describe] if self._sleeps else [self._encoder.describe, self._generator.ready]
+        asked = [self._encoder.ready] if self._sleeps else [self._encoder.ready, self._generator.ready]
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 await asyncio.gather(*(_result(one.remote()) for one in asked))
@@ -52,23 +73,27 @@ class RayBackend:
             return False
         return True
 
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+    async def embed(
+        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+    ) -> EmbeddedEpochs:
         """Embed on the encoder deployment."""
-        embedded = await _result(self._encoder.embed.remote(list(recordings), subject, average))
+        encoder = self._encoder.options(multiplexed_model_id=bundle.place.key)
+        embedded = await _result(encoder.embed.remote(list(recordings), subject, average))
         if isinstance(embedded, EpochsMismatch):
             raise embedded
         assert isinstance(embedded, EmbeddedEpochs)
         return embedded
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
+        self, bundle: ServedBundle, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         """Generate on the generator deployment; steps are streamed only if somebody listens."""
+        generator = self._generator.options(multiplexed_model_id=bundle.place.key)
         if watcher.on_step is None:
-            pictures = await _result(self._generator.generate.remote(image_embeds, order))
+            pictures = await _result(generator.generate.remote(image_embeds, order))
             assert isinstance(pictures, Pictures)
             return pictures
-        events: Any = self._stepwise.remote(image_embeds, order)
+        events: Any = generator.options(stream=True).generate_stepwise.remote(image_embeds, order)
         with _ray_errors():
             try:
                 async for event in events:

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -52,7 +52,7 @@ def create_app(
     settings: ServingSettings,
     backend: Backend,
     sandbox: Sandbox,
-    example: Path | None = None,
+    example: Callable[[], Path | None] = lambda: None,
     desk: JobDesk | None = None,
 ) -> ASGIApp:
     """Build the ASGI application.
@@ -64,8 +64,8 @@ def create_app(
         Embeds and generates.
     sandbox : Sandbox
         Reads uploads; started and closed with the application.
-    example : Path, optional
-        A recording that the web page offers to try.
+    example : callable () -> Path or None, optional
+        Gives the recording that the web page offers to try.
     desk : JobDesk, optional
         Where jobs are handed in; closed with the application. Without it the routes of jobs refuse.
     """
@@ -90,7 +90,7 @@ def create_app(
     app.router.route_class = SealedRoute
     app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
-    counter = JobCounter(desk, metrics, settings)
+    counter = JobCounter(desk, metrics, settings, backend.places)
     answers = Answers(backend, sandbox, metrics, Marker(settings.pictures))
     _add_work(app, answers, counter, metrics, settings.request_timeout_s)
     add_jobs(app, counter)
@@ -150,7 +150,10 @@ def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Met
     @app.get("/v1/bundles", responses=refusals(*AT_THE_DOOR))
     async def bundles() -> BundleList:
         await _require_ready(backend)
-        return BundleList(bundles=(await backend.describe(),))
+        served = [(await backend.describe(place)).info for place in backend.places()]
+        return BundleList(
+            bundles=tuple(info.model_copy(update={"default": not number}) for number, info in enumerate(served))
+        )
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -30,6 +30,7 @@ class EmbeddingFields(_Frozen):
     """Form fields that say how recordings become embeddings."""
 
     average: bool = Field(False, description="average the epochs of one stimulus before decoding")
+    bundle: str = Field("", max_length=64, description="id of a bundle of `GET /v1/bundles`; empty means the default")
     subject: str = Field("", max_length=64, description="a person the bundle knows; empty means unknown")
     onsets: str = Field(
         "",
@@ -222,6 +223,7 @@ class BundleInfo(_Frozen):
     """A bundle that is being served."""
 
     id: str
+    default: bool = Field(False, description="whether requests that name no bundle get this one")
     schema_version: int
     data_statement: str
     modalities: tuple[str, ...]
@@ -238,7 +240,7 @@ class BundleInfo(_Frozen):
 
 
 class BundleList(_Frozen):
-    """The answer of `GET /v1/bundles`."""
+    """The answer of `GET /v1/bundles`; the default one is the first."""
 
     bundles: tuple[BundleInfo, ...]
 

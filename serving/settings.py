@@ -71,6 +71,12 @@ class JobSettings(BaseModel):
     lease_s: float = Field(15.0, gt=0.0, description="a worker that was silent for this long has lost its jobs")
     beat_s: float = Field(0.5, gt=0.0, description="how often a worker prolongs its leases and tells progress")
     sweep_s: float = Field(10.0, gt=0.0, description="how often what has expired or was left over is erased")
+    unserved_s: float = Field(
+        60.0,
+        ge=0.0,
+        description="a job fails if its bundle is not served and it is older than this; 0 leaves it alone, for "
+        "services with different bundles on one database",
+    )
     encryption: EncryptionSettings = EncryptionSettings()
 
     def resolved(self) -> "JobSettings":
@@ -113,11 +119,15 @@ class StreamSettings(BaseModel):
 
 
 class ServingSettings(BaseModel):
-    """Everything the application needs: a bundle, where to listen, and its limits."""
+    """Everything the application needs: bundles, where to listen, and its limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: Path
+    bundle: Path = Field(description="folder of the bundle that requests get that name none")
+    more_bundles: tuple[Path, ...] = Field((), description="folders of bundles that requests may name by their id")
+    n_models_kept: int = Field(
+        3, ge=1, description="bundles whose models one replica keeps loaded; of more, the least recently used leave"
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     encoder: ReplicaSettings = ReplicaSettings()

@@ -40,6 +40,7 @@ def add_stream_command(
     stream.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same pictures")
     stream.add_argument("--num-inference-steps", type=int, metavar="N", help="default: the bundle's")
     stream.add_argument("--guidance-scale", type=float, metavar="G", help="default: the bundle's")
+    stream.add_argument("--bundle", default="", metavar="ID", help="one that the service has; default: its first")
     stream.add_argument("--subject", default="", help="a person the bundle knows")
     stream.add_argument("--purpose", default="", help="what the recording is decoded for; some services require it")
     stream.add_argument("--consent", action="store_true", help="the recorded person agreed to this purpose")
@@ -62,7 +63,7 @@ def _stream(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             marker_channel=arguments.marker_channel,
         )
-    names = ("images", "seed", "num_inference_steps", "guidance_scale", "subject", "purpose", "consent")
+    names = ("images", "seed", "num_inference_steps", "guidance_scale", "bundle", "subject", "purpose", "consent")
     start = source.start(StreamOptions(**{name: getattr(arguments, name) for name in names}))
     arguments.out.mkdir(parents=True, exist_ok=True)
     with StreamClient(arguments.url, start, api_key=os.environ.get(KEY_VARIABLE, "")) as client:

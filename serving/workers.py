@@ -1,9 +1,7 @@
-"""What the two model deployments do, free of Ray: one embeds recordings, one makes pictures in batches.
-
-`LocalBackend` runs both in this process, for benchmarks and tests of everything but Ray.
-"""
+"""What the two model deployments do, free of Ray: one embeds recordings, one makes pictures in batches."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +35,8 @@ from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour
 from serving.settings import ServingSettings
 
 _GREY = 128
+# diffusers and transformers change classes of torch while they load: what another thread builds then has no weights
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class MadePicture:
     flagged: bool | None
 
 
-def bundle_info(bundle: Bundle, limits: Limits) -> BundleInfo:
+def bundle_info(bundle: Bundle, settings: ServingSettings) -> BundleInfo:
     """Describe a bundle to clients."""
+    limits = Limits(max_upload_mb=settings.max_upload_mb, max_epochs=settings.max_epochs)
     manifest, decoder = bundle.manifest, decoder_config(bundle)
     steps, guidance, pictures = 1, 1.0, "generated"
     if isinstance(decoder, RetrievalConfig):
@@ -100,11 +101,10 @@ def _keep_going() -> None:
 class EncoderWorker:
     """Holds the encoders and the gallery of a bundle; constructed warm."""
 
-    def __init__(self, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going) -> None:
+    def __init__(self, bundle: Bundle, on_device_fault: Callable[[], object] = _keep_going) -> None:
         self._on_device_fault = on_device_fault
-        self._pipeline = ReconstructionPipeline(settings.bundle, embedding_only=True)
-        limits = Limits(max_upload_mb=settings.max_upload_mb, max_epochs=settings.max_epochs)
-        self.info = bundle_info(self._pipeline.bundle, limits)
+        with _LOADING:
+            self._pipeline = ReconstructionPipeline(bundle, embedding_only=True)
         self._thumbnails = _Thumbnails(self._pipeline.gallery)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
 
@@ -140,10 +140,13 @@ class EncoderWorker:
 class GeneratorWorker:
     """Holds the image decoder of a bundle and batches the pictures of concurrent requests; constructed warm."""
 
-    def __init__(self, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going) -> None:
-        self._pipeline = ReconstructionPipeline(settings.bundle, decoder_only=True)
+    def __init__(
+        self, bundle: Bundle, settings: ServingSettings, on_device_fault: Callable[[], object] = _keep_going
+    ) -> None:
+        with _LOADING:
+            self._pipeline = ReconstructionPipeline(bundle, decoder_only=True)
+            self._safety = _safety(settings, bundle)
         self._on_device_fault = on_device_fault
-        self._safety = _safety(settings, self._pipeline.bundle)
         self._fill_to = {True: 1, False: 1}  # with and without guidance
         self._batcher: Batcher[PictureItem, MadePicture] = Batcher(
             self._run,
@@ -235,36 +238,6 @@ def _safety(settings: ServingSettings, bundle: Bundle) -> PictureSafety | None:
             )
         return None
     return PictureSafety(folder)
-
-
-class LocalBackend:
-    """Both workers in this process."""
-
-    def __init__(self, settings: ServingSettings) -> None:
-        self._encoder = EncoderWorker(settings)
-        self._generator = GeneratorWorker(settings)
-
-    async def describe(self) -> BundleInfo:
-        """Return the bundle being served."""
-        return self._encoder.info
-
-    async def ready(self) -> bool:
-        """Constructed means ready."""
-        return True
-
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
-        """Embed recordings."""
-        return await self._encoder.embed(recordings, subject=subject, average=average)
-
-    async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
-    ) -> Pictures:
-        """Make pictures."""
-        return await self._generator.generate(image_embeds, order, watcher)
-
-    async def aclose(self) -> None:
-        """Stop batching."""
-        await self._generator.aclose()
 
 
 class _Thumbnails:

@@ -14,7 +14,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.answers import Answers
-from serving.backend import NOBODY, Backend, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
+from serving.backend import (
+    NOBODY,
+    Backend,
+    BundlePlace,
+    EmbeddedEpochs,
+    PictureOrder,
+    Pictures,
+    Preview,
+    ServedBundle,
+    Watcher,
+)
 from serving.cluster import free_port
 from serving.job_desk import JobDesk
 from serving.job_worker import JobWorker
@@ -45,20 +55,26 @@ INFO = BundleInfo(
 class FakeBackend:
     """Embeds by averaging named channels and paints one colour per seed; counts what was started and ended."""
 
-    def __init__(self, *, step_s: float = 0.0) -> None:
+    def __init__(self, *, step_s: float = 0.0, bundle_ids: Sequence[str] = (INFO.id,)) -> None:
         self.step_s = step_s
+        self.bundle_ids = tuple(bundle_ids)
         self.n_started = 0
         self.n_finished = 0
         self.is_ready = True
         self.failure: Exception | None = None
 
-    async def describe(self) -> BundleInfo:
-        return INFO
+    def places(self) -> tuple[BundlePlace, ...]:
+        return tuple(BundlePlace(one, "unused") for one in self.bundle_ids)
+
+    async def describe(self, place: BundlePlace) -> ServedBundle:
+        return ServedBundle(place, INFO.model_copy(update={"id": place.id}))
 
     async def ready(self) -> bool:
         return self.is_ready
 
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
+    async def embed(
+        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+    ) -> EmbeddedEpochs:
         if self.failure is not None:
             raise self.failure
         epochs = recordings[0].average_repetitions() if average else recordings[0]
@@ -79,7 +95,7 @@ class FakeBackend:
         )
 
     async def generate(
-        self, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
+        self, bundle: ServedBundle, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         self.n_started += 1
         for step in range(order.num_inference_steps):
@@ -129,12 +145,17 @@ def fake_service(
     """Run the interface over `backend` in a thread, and a jobs worker if jobs have a folder; yield its base URL."""
     port = free_port()
     sandbox = open_sandbox(settings)
-    desk = JobDesk(settings.jobs, INFO.id) if settings.jobs.folder else None
-    app = create_app(settings, backend, sandbox, example, desk)
+    desk = JobDesk(settings.jobs) if settings.jobs.folder else None
+    app = create_app(settings, backend, sandbox, lambda: example, desk)
     if desk is not None and worker:
         app = with_worker(
             app,
-            JobWorker(settings.jobs, Answers(backend, sandbox, Metrics()).generation, bundle_id=INFO.id, stack="fake"),
+            JobWorker(
+                settings.jobs,
+                Answers(backend, sandbox, Metrics()).generation,
+                bundles=lambda: [place.id for place in backend.places()],
+                stack="fake",
+            ),
         )
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

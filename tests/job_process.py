@@ -62,7 +62,7 @@ async def answer(
 
 def main() -> None:
     settings = JobSettings.model_validate_json(sys.argv[1])
-    worker = JobWorker(settings, answer, bundle_id=BUNDLE, stack=sys.argv[2])
+    worker = JobWorker(settings, answer, bundles=lambda: [BUNDLE], stack=sys.argv[2])
     print("ready", flush=True)
     asyncio.run(worker.run())
 

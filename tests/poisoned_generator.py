@@ -3,11 +3,12 @@
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from generation.pipeline import seed_for
 from serving.app import Generator
-from serving.settings import ServingSettings
-from serving.workers import PictureItem
+from serving.backend import BundlePlace
+from serving.workers import GeneratorWorker, PictureItem
 
 KILLS, RAISES, BREAKS_DEVICE = 666, 13, 99
 
@@ -15,11 +16,11 @@ KILLS, RAISES, BREAKS_DEVICE = 666, 13, 99
 class PoisonedGenerator(Generator):
     """Ends its process at seed `KILLS`, raises at `RAISES`, and meets one device fault at `BREAKS_DEVICE`."""
 
-    def __init__(self, settings: ServingSettings) -> None:
-        super().__init__(settings)
-        broken_once = settings.bundle.parent / "broken"
-        pipeline = self._worker._pipeline
-        plain_decode, plain_run = pipeline.decode, self._worker._run
+    def _load(self, place: BundlePlace) -> GeneratorWorker:
+        worker = super()._load(place)
+        broken_once = Path(place.folder).parent / "broken"
+        pipeline = worker._pipeline
+        plain_decode, plain_run = pipeline.decode, worker._run
 
         def run(items: Sequence[PictureItem], key: object, on_step: object) -> object:
             seeds = {item.seed for item in items}
@@ -35,5 +36,6 @@ class PoisonedGenerator(Generator):
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return plain_decode(*arguments, seeds=seeds, **keywords)  # type: ignore[arg-type]
 
-        self._worker._batcher._run_batch = run  # type: ignore[assignment]
+        worker._batcher._run_batch = run  # type: ignore[assignment]
         pipeline.decode = decode  # type: ignore[assignment]
+        return worker

@@ -11,8 +11,8 @@ import pytest
 from fake_service import fake_service
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
+from serving.local_backend import LocalBackend
 from serving.settings import JobSettings, ServingSettings
-from serving.workers import LocalBackend
 
 RECORDINGS = {
     "eeg": (tiny_recording("eeg", 2, subject="").to_bytes(),),

@@ -19,9 +19,9 @@ from encoders.datasets.things_eeg1_erps import FILE
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from serving.cli import main
+from serving.local_backend import LocalBackend
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings
-from serving.workers import LocalBackend
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CLASSES = ("animal", "body part", "food", "tool", "vehicle")

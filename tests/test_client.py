@@ -14,9 +14,10 @@ import pytest
 from fake_service import FakeBackend, fake_service, make_epochs
 
 from serving.async_client import AsyncPhospheneClient
+from serving.backend import BundlePlace, ServedBundle
 from serving.client import PhospheneClient, problem_of
 from serving.job_schema import JobPreview, JobStatus
-from serving.schema import BundleInfo, Progress
+from serving.schema import Progress
 from serving.settings import JobSettings, ServingSettings
 
 
@@ -172,12 +173,12 @@ def test_a_busy_service_is_asked_again_after_the_seconds_it_names(kind: str, str
     backend = FakeBackend()
     describe, n_asked = backend.describe, 0
 
-    async def busy_once() -> BundleInfo:
+    async def busy_once(place: BundlePlace) -> ServedBundle:
         nonlocal n_asked
         n_asked += 1
         if n_asked == 1:
             raise asyncio.QueueFull
-        return await describe()
+        return await describe(place)
 
     backend.describe = busy_once  # type: ignore[method-assign]
     settings = ServingSettings(bundle=Path("unused"))

@@ -19,7 +19,7 @@ from fake_service import CH_NAMES, INFO, FakeBackend, make_epochs
 from numpy.typing import NDArray
 
 from serving.access_settings import AccessSettings
-from serving.backend import PictureOrder, Pictures, PreviewCallback, StepCallback
+from serving.backend import NOBODY, PictureOrder, Pictures, ServedBundle, Watcher
 from serving.failures import log_failure
 from serving.job_desk import JobDesk
 from serving.job_worker import JobWorker
@@ -44,18 +44,14 @@ class QuotingBackend(FakeBackend):
         self.turn = itertools.count()
 
     async def generate(
-        self,
-        image_embeds: NDArray[np.float32],
-        order: PictureOrder,
-        on_step: StepCallback | None = None,
-        on_preview: PreviewCallback | None = None,
+        self, bundle: ServedBundle, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY
     ) -> Pictures:
         if next(self.turn) % 3 < 2:
             try:
                 float(f"{WHO}.edf")
             except ValueError as error:
                 raise RuntimeError(f"cannot use {image_embeds} of {WHO}, {SAMPLE} V") from error
-        return await super().generate(image_embeds, order, on_step, on_preview)
+        return await super().generate(bundle, image_embeds, order, watcher)
 
 
 async def quoting_answer(
@@ -176,9 +172,9 @@ def test_a_thousand_calls_leave_no_name_and_no_sample_in_the_log(
     async def main() -> None:
         nonlocal n_read
         sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs)
-        desk = JobDesk(settings.jobs, INFO.id)
-        app = create_app(settings, QuotingBackend(), sandbox, None, desk)
-        worker = JobWorker(settings.jobs, quoting_answer, bundle_id=INFO.id, stack="one")
+        desk = JobDesk(settings.jobs)
+        app = create_app(settings, QuotingBackend(), sandbox, desk=desk)
+        worker = JobWorker(settings.jobs, quoting_answer, bundles=lambda: [INFO.id], stack="one")
         await sandbox.start()
         running = asyncio.create_task(worker.run())
         transport = httpx.ASGITransport(app)

@@ -324,12 +324,12 @@ def test_a_database_that_hangs_is_given_up_and_a_late_row_is_undone(
         time.sleep(3.0)
         return plain(*arguments, **keywords)  # type: ignore[arg-type]
 
-    desk = JobDesk(JobSettings(folder=str(tmp_path)), "fake-1")
+    desk = JobDesk(JobSettings(folder=str(tmp_path)))
     asyncio.run(desk.counts())
     monkeypatch.setattr(JobStore, "submit", slow)
     started = time.monotonic()
     with pytest.raises(OSError):
-        asyncio.run(desk.submit(GenerationFields(), [b"x"]))
+        asyncio.run(desk.submit(GenerationFields(), [b"x"], bundle="fake-1"))
     assert time.monotonic() - started < 2.0
     time.sleep(2.5)
     assert asyncio.run(desk.counts()) == {} and os.listdir(tmp_path / "uploads") == []

@@ -48,7 +48,7 @@ def hand_in(store: JobStore, new: Job, *, keep_s: float = KEEP_S, max_jobs: int 
 
 
 def take(store: JobStore, worker: str, *, stack: str = "s", n: int = 10, lease_s: float = LEASE_S) -> list[Job]:
-    return store.lease(worker, stack, "b", n=n, lease_s=lease_s, keep_s=KEEP_S)
+    return store.lease(worker, stack, ("b",), n=n, lease_s=lease_s, keep_s=KEEP_S)
 
 
 def ids(*numbers: int) -> list[str]:
@@ -116,7 +116,7 @@ def test_processes_that_race_take_every_job_once(store: JobStore, database: str)
 def test_the_oldest_goes_first_and_other_bundles_are_left_alone(store: JobStore) -> None:
     for number in (3, 1, 2):
         hand_in(store, job(number))
-    assert store.lease("w", "s", "another", n=5, lease_s=LEASE_S, keep_s=KEEP_S) == []
+    assert store.lease("w", "s", ("another",), n=5, lease_s=LEASE_S, keep_s=KEEP_S) == []
     assert [one.id for one in take(store, "w", n=2)] == ids(3, 1)
 
 
@@ -160,7 +160,7 @@ def test_a_worker_held_up_beyond_its_lease_does_not_take_its_own_job_twice(store
     hand_in(store, job(1))
     take(store, "w1", lease_s=0.01)
     time.sleep(0.05)
-    assert store.lease("w1", "s", "b", n=5, lease_s=LEASE_S, keep_s=KEEP_S, held=ids(1)) == []
+    assert store.lease("w1", "s", ("b",), n=5, lease_s=LEASE_S, keep_s=KEEP_S, held=ids(1)) == []
 
 
 def test_a_job_that_was_cut_off_runs_alone(store: JobStore) -> None:
@@ -195,9 +195,9 @@ def test_a_job_given_back_unblamed_is_as_new(store: JobStore) -> None:
         store.give_back(one, blamed=False, keep_s=KEEP_S)
     (one,) = take(store, "w")
     store.give_back(one, blamed=False, delay_s=0.3, keep_s=KEEP_S)
-    assert take(store, "w") == [] and not store.work_waits("b")
+    assert take(store, "w") == [] and not store.work_waits(("b",))
     time.sleep(0.35)
-    assert store.work_waits("b") and len(take(store, "w")) == 1
+    assert store.work_waits(("b",)) and len(take(store, "w")) == 1
 
 
 def test_the_first_to_end_a_job_wins(store: JobStore) -> None:
@@ -296,3 +296,15 @@ def test_a_postgresql_that_goes_away_is_told_and_used_again_when_back(postgres: 
 def test_another_kind_of_database_is_refused() -> None:
     with pytest.raises(ValueError, match="expected postgresql or sqlite"):
         open_engine("mysql://root@localhost/jobs", "")
+
+
+def test_jobs_end_without_their_bundle_unless_they_are_young_or_run(store: JobStore) -> None:
+    for number in range(3):
+        hand_in(store, job(number))
+    (running,) = take(store, "w", n=1)
+    assert store.end_without_bundle(("b", "c"), waited_s=0.0, keep_s=KEEP_S) == []
+    assert store.end_without_bundle(("c",), waited_s=60.0, keep_s=KEEP_S) == []
+    assert {one.id for one in store.end_without_bundle(("c",), waited_s=0.0, keep_s=KEEP_S)} == set(ids(1, 2))
+    found = store.get(job(1).id, "")
+    assert found is not None and (found.status, found.code) == ("failed", "bundle_gone")
+    assert store.finish(running.id, "r", keep_s=KEEP_S)

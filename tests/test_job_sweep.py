@@ -51,7 +51,7 @@ def test_an_upload_that_a_crash_left_without_a_row_goes_once_it_is_old(
 
 def test_the_upload_of_an_ended_job_goes_at_once(store: JobStore, blobs: JobBlobs) -> None:
     hand_in(store, blobs, "a")
-    store.lease("w", "s", "b", n=1, lease_s=9.0, keep_s=600.0)
+    store.lease("w", "s", ("b",), n=1, lease_s=9.0, keep_s=600.0)
     blobs.write("previews", "a", b"x")
     blobs.write("results", "a.w", b"x")
     assert sweep(store, blobs) == 0, "a running job keeps all it has"

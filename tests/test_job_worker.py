@@ -30,7 +30,7 @@ class Workers:
     def __init__(self, folder: Path, **settings: Any) -> None:
         fast = {"folder": str(folder), "lease_s": 1.0, "beat_s": 0.1, "sweep_s": 0.5}
         self.settings = JobSettings.model_validate(fast | settings)
-        self.desk = JobDesk(self.settings, BUNDLE)
+        self.desk = JobDesk(self.settings)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, stack: str = "stack") -> subprocess.Popen[bytes]:
@@ -41,8 +41,8 @@ class Workers:
         self.processes.append(process)
         return process
 
-    def submit(self, order: str, seed: int = 0) -> str:
-        done = asyncio.run(self.desk.submit(GenerationFields(seed=seed), [order.encode()]))
+    def submit(self, order: str, seed: int = 0, *, bundle: str = BUNDLE) -> str:
+        done = asyncio.run(self.desk.submit(GenerationFields(seed=seed), [order.encode()], bundle=bundle))
         assert done.outcome == "created"
         return done.job.id
 
@@ -237,3 +237,30 @@ def test_a_store_taken_away_is_waited_for_with_the_result_in_hand(workers: Worke
     (folder / "away").rename(folder / "results")
     assert workers.result(job_id)["seed"] == 5
     assert process.poll() is None and workers.wait(job_id).attempts == 1
+
+
+def test_a_job_whose_bundle_has_gone_fails_after_a_while_and_is_never_run(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, unserved_s=1.5)
+    try:
+        gone, kept = workers.submit("ok 1", bundle="another"), workers.submit("ok 2")
+        workers.start()
+        assert workers.wait(kept).status == "finished"
+        job = workers.wait(gone)
+        assert (job.status, job.code, job.attempts) == ("failed", "bundle_gone", 0)
+        waited_s = job.expires - workers.settings.keep_s - job.created
+        assert waited_s >= 1.5, "who takes jobs in may know a bundle earlier than who runs them"
+        wait_until(lambda: files(workers, "uploads") == [])
+    finally:
+        workers.close()
+
+
+def test_jobs_of_other_bundles_can_be_left_alone(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, unserved_s=0.0)
+    try:
+        other = workers.submit("ok 1", bundle="another")
+        workers.start()
+        workers.wait(workers.submit("slow 1.5"))
+        job = workers.job(other)
+        assert job is not None and job.status == "queued"
+    finally:
+        workers.close()

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_bundle import make_tiny_bundle
 from transformers import CLIPConfig
 
 from alignment.runtime import Runtime
+from generation.bundle import Bundle
 from generation.picture_safety import PictureSafety
 from serving.access_settings import PictureSettings
 from serving.backend import PictureOrder, Pictures, Preview, Watcher
@@ -77,9 +79,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
+def worker_of(bundle: Path, **settings: Any) -> GeneratorWorker:
+    return GeneratorWorker(Bundle.load(bundle), ServingSettings(bundle=bundle, **settings))
+
+
 def made(bundle: Path, settings: PictureSettings) -> Pictures:
     async def run() -> Pictures:
-        worker = GeneratorWorker(ServingSettings(bundle=bundle, pictures=settings, max_batch_size=2))
+        worker = worker_of(bundle, pictures=settings, max_batch_size=2)
         embeds = np.random.default_rng(0).normal(size=(2, 128)).astype(np.float32)
         try:
             return await worker.generate(embeds, PictureOrder(1, seed=0, num_inference_steps=1, guidance_scale=1.0))
@@ -110,7 +116,7 @@ def test_previews_are_checked_like_the_pictures_that_they_become(
     previews: list[Preview] = []
 
     async def run() -> None:
-        worker = GeneratorWorker(ServingSettings(bundle=bundle, pictures=checker, max_batch_size=2))
+        worker = worker_of(bundle, pictures=checker, max_batch_size=2)
         embeds = np.random.default_rng(0).normal(size=(1, 128)).astype(np.float32)
         order = PictureOrder(1, seed=0, num_inference_steps=6, guidance_scale=1.0)
         await worker.generate(embeds, order, Watcher(on_preview=previews.append))
@@ -125,4 +131,4 @@ def test_previews_are_checked_like_the_pictures_that_they_become(
 
 def test_a_service_that_requires_a_check_does_not_start_without(bundle: Path) -> None:
     with pytest.raises(ValueError, match="'required'"):
-        GeneratorWorker(ServingSettings(bundle=bundle, pictures=PictureSettings(safety="required")))
+        worker_of(bundle, pictures=PictureSettings(safety="required"))

@@ -20,11 +20,12 @@ import httpx
 import numpy as np
 import pytest
 from canary_search import CanarySearch
-from fake_service import CH_NAMES, INFO, FakeBackend, fake_service
+from fake_service import CH_NAMES, FakeBackend, fake_service
 from identified_recordings import TRACES, WHO, identified_recordings
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
 from encoders.epochs import SignalEpochs
+from generation.bundle import Bundle
 from serving import parse_child
 from serving.access_settings import AccessSettings, EncryptionSettings
 from serving.job_blobs import open_blobs
@@ -82,7 +83,7 @@ class Place:
 
     @contextmanager
     def worker(self) -> Iterator[None]:
-        command = [sys.executable, str(ROOT / "tests" / "private_worker.py"), self.settings.model_dump_json(), INFO.id]
+        command = [sys.executable, str(ROOT / "tests" / "private_worker.py"), self.settings.model_dump_json()]
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         self.search.pids = (*self.search.pids, process.pid)
@@ -123,7 +124,7 @@ def place(
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp")}
     search = CanarySearch(WORDS, [folder], (os.getpid(),))
     headers = {"Authorization": f"Bearer {keys['anna']}"}
-    with fake_service(settings, FakeBackend(), worker=False) as url:
+    with fake_service(settings, FakeBackend(bundle_ids=[Bundle.load(bundle).id]), worker=False) as url:
         with httpx.Client(base_url=url, timeout=60.0, trust_env=False, headers=headers) as http:
             yield Place(http, settings, search, environment)
 

@@ -21,9 +21,9 @@ from generation.bundle import Bundle, BundleError
 from generation.pipeline import ReconstructionPipeline
 from generation.run_bundle import run_scores
 from serving.cli import main
+from serving.local_backend import LocalBackend
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings
-from serving.workers import LocalBackend
 
 N_NEW = 6
 WIDTH = 16

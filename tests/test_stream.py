@@ -23,6 +23,7 @@ from encoders.live_cutting import LiveChannels, LiveCutter
 from encoders.sensors import standard_layout
 from serving.access_settings import AccessSettings
 from serving.audit import verify
+from serving.local_backend import LocalBackend
 from serving.page import live_example
 from serving.schema import GenerationResponse
 from serving.settings import ServingSettings, StreamSettings
@@ -37,7 +38,6 @@ from serving.user_groups import (
     revoke_user,
     write_access_file,
 )
-from serving.workers import LocalBackend
 
 SFREQ = 100.0
 LAYOUT = standard_layout("things_eeg2_63")

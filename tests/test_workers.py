@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_bundle import EMBED_DIM, make_tiny_bundle
 
+from generation.bundle import Bundle
 from serving.backend import PictureOrder, Preview, Watcher
 from serving.settings import ServingSettings
 from serving.workers import GeneratorWorker
@@ -31,7 +32,7 @@ def order(seed: int) -> PictureOrder:
 
 def test_a_picture_is_byte_equal_whatever_its_mates(settings: ServingSettings) -> None:
     async def main() -> None:
-        worker = GeneratorWorker(settings)
+        worker = GeneratorWorker(Bundle.load(settings.bundle), settings)
         alone = [(await worker.generate(EMBEDS[i : i + 1], order(i))).images for i in range(8)]
         rng = np.random.default_rng(1)
         for n in (2, 3, 5, 7, 8):
@@ -47,7 +48,7 @@ def test_a_picture_is_byte_equal_whatever_its_mates(settings: ServingSettings) -
 
 def test_previews_of_the_first_picture_come_between_the_steps(settings: ServingSettings) -> None:
     async def main() -> None:
-        worker = GeneratorWorker(settings)
+        worker = GeneratorWorker(Bundle.load(settings.bundle), settings)
         events: list[tuple[int, int] | Preview] = []
         await worker.generate(EMBEDS[:2], order(0), Watcher(lambda *step: events.append(step), events.append))
         await asyncio.sleep(0)
@@ -69,7 +70,7 @@ def test_only_a_failing_device_is_reported(
         raise RuntimeError(said)
 
     async def main() -> None:
-        worker = GeneratorWorker(settings, lambda: calls.append("left"))
+        worker = GeneratorWorker(Bundle.load(settings.bundle), settings, lambda: calls.append("left"))
         monkeypatch.setattr(worker._pipeline, "decode", fail)
         with pytest.raises(RuntimeError):
             await worker.generate(EMBEDS[:1], order(0))
