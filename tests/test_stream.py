@@ -287,6 +287,24 @@ def test_a_stream_ends_after_its_time_and_only_so_many_are_open(small: str) -> N
         assert ending(first)[:2] == (1008, "stream_too_long") and 3.0 < time.monotonic() - started < 6.0
 
 
+def test_open_streams_are_counted_in_the_metrics(url: str) -> None:
+    def becomes(n: int) -> bool:
+        deadline = time.monotonic() + 10.0
+        while f"phosphene_streams_open {n}.0\n" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    assert becomes(0)
+    with opened(url, type="start", **EEG):
+        assert becomes(1)
+        with opened(url, type="start", **EEG):
+            assert becomes(2)
+        assert becomes(1)
+    assert becomes(0)
+
+
 def test_samples_beyond_the_window_are_not_stored(small: str, backend: FakeBackend) -> None:
     backend.step_s = 0.5
     with opened(small, **SMALL | {"when_busy": "wait"}) as socket:
