@@ -40,6 +40,7 @@ def add_stream_command(
     stream.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same pictures")
     stream.add_argument("--num-inference-steps", type=int, metavar="N", help="default: the bundle's")
     stream.add_argument("--guidance-scale", type=float, metavar="G", help="default: the bundle's")
+    stream.add_argument("--average", action="store_true", help="answer with the mean of a stimulus's epochs so far")
     stream.add_argument("--subject", default="", help="a person the bundle knows")
     stream.add_argument("--purpose", default="", help="what the recording is decoded for; some services require it")
     stream.add_argument("--consent", action="store_true", help="the recorded person agreed to this purpose")
@@ -62,7 +63,7 @@ def _stream(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             marker_channel=arguments.marker_channel,
         )
-    names = ("images", "seed", "num_inference_steps", "guidance_scale", "subject", "purpose", "consent")
+    names = ("images", "seed", "num_inference_steps", "guidance_scale", "average", "subject", "purpose", "consent")
     start = source.start(StreamOptions(**{name: getattr(arguments, name) for name in names}))
     arguments.out.mkdir(parents=True, exist_ok=True)
     with StreamClient(arguments.url, start, api_key=os.environ.get(KEY_VARIABLE, "")) as client:
@@ -116,4 +117,6 @@ def _tell(one: "StreamEpoch | StreamRefused", out: Path, sfreq: float, *, as_jso
         print(json.dumps(where | {"decoded": small, "files": [str(file) for file in files]}), flush=True)
         return
     nearest = f"; nearest: {epoch.neighbours[0].caption or epoch.neighbours[0].name}" if epoch.neighbours else ""
+    if epoch.n_averaged > 1:
+        words += f", mean of {epoch.n_averaged}"
     print(f"{words}: confidence {epoch.confidence:.3f} ({epoch.confidence_words}){nearest}", flush=True)
