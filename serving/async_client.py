@@ -22,7 +22,7 @@ from serving.client_calls import (
     checked,
     problem_of,
 )
-from serving.job_schema import ENDED, JobStatus
+from serving.job_schema import ENDED, ErasedJobs, JobStatus
 from serving.retries import send_again_async
 from serving.schema import BundleInfo, BundleList, EmbeddingResponse, GenerationResponse, Progress
 
@@ -135,6 +135,10 @@ class AsyncPhospheneClient:
     async def cancel(self, job_id: str) -> None:
         """Stop a job and erase everything the service keeps of it, also when it has ended."""
         calls.check_erased(await self._answer(calls.erasure(job_id)))
+
+    async def erase_me(self, *, confirm: bool = False) -> ErasedJobs:
+        """Erase everything that is kept of the key's owner, as `serving.client.PhospheneClient.erase_me` does."""
+        return ErasedJobs.model_validate_json((await self._send(calls.erasure_of_caller(confirm=confirm))).content)
 
     async def _send(self, call: Call) -> httpx.Response:
         return checked(await self._answer(call))

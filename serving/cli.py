@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.data_commands import add_data_commands, evaluate_run
 from serving.dataset_command import add_dataset_command
+from serving.erasure_command import add_erasure_command
 from serving.format_list import add_formats_command
 from serving.stream_command import add_stream_command
 from serving.user_commands import add_user_commands
@@ -120,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--subject", default="", help="a person the encoder knows, for example sub-01")
     embed.add_argument("--whiten", action="store_true", help="whiten by the recording's own noise covariance")
 
-    for add_commands in (add_data_commands, add_formats_command, add_user_commands, add_stream_command):
+    plain = (add_data_commands, add_formats_command, add_user_commands, add_stream_command, add_erasure_command)
+    for add_commands in plain:
         add_commands(lambda name, run, text: _command(commands, name, run, text, bundle=False))
     add_dataset_command(lambda name, run, text: _command(commands, name, run, text, bundle=False), DEMO_BUNDLE)
 

@@ -21,7 +21,7 @@ from serving.client_calls import (
     checked,
     problem_of,
 )
-from serving.job_schema import ENDED, JobStatus
+from serving.job_schema import ENDED, ErasedJobs, JobStatus
 from serving.retries import send_again
 from serving.schema import BundleInfo, BundleList, EmbeddingResponse, GenerationResponse, Progress
 
@@ -180,6 +180,30 @@ class PhospheneClient:
     def cancel(self, job_id: str) -> None:
         """Stop a job and erase everything the service keeps of it, also when it has ended."""
         calls.check_erased(self._answer(calls.erasure(job_id)))
+
+    def erase_me(self, *, confirm: bool = False) -> ErasedJobs:
+        """Erase everything that the service keeps of the owner of the key: jobs, uploads, results, and their key.
+
+        Members of a group that shares its jobs act for all of it. Asked again after a lost answer, so the number may
+        be that of what was left.
+
+        Parameters
+        ----------
+        confirm : bool
+            Must be True.
+
+        Returns
+        -------
+        ErasedJobs
+
+        Raises
+        ------
+        ValueError
+            If `confirm` is not True; nothing is sent then.
+        httpx.HTTPStatusError
+            If the service refuses.
+        """
+        return ErasedJobs.model_validate_json(self._send(calls.erasure_of_caller(confirm=confirm)).content)
 
     def _send(self, call: Call) -> httpx.Response:
         return checked(self._answer(call))

@@ -124,6 +124,13 @@ def erasure(job_id: str) -> Call:
     return Call("DELETE", job_path(job_id), repeatable=True)
 
 
+def erasure_of_caller(*, confirm: bool) -> Call:
+    """Ask to erase everything that is kept of whoever asks; ValueError unless that is confirmed."""
+    if not confirm:
+        raise ValueError("this erases all jobs of whoever has the key, for good; pass confirm=True if that is meant")
+    return Call("DELETE", "/v1/me", repeatable=True)
+
+
 def check_erased(response: httpx.Response) -> None:
     """Raise what was refused; a job that is gone was erased by an earlier attempt whose answer was lost."""
     if response.status_code != 404:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from encoders.epochs import EpochsMismatch
+from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.live_cutting import CHUNK_S, LiveChannels, LiveCut, LiveCutter, TriggerChannel
+from encoders.repetition_means import RepetitionMeans
 from serving.answers import Answers, check_fields
 from serving.backend import ServedBundle
 from serving.gate import Gate
@@ -67,6 +68,8 @@ class LiveEpochs:
         self._answers, self._gate = answers, gate
         self._metrics, self._settings = metrics, settings
         self._decoding: asyncio.Task[None] | None = None
+        # float64, so twice what the largest upload may hold
+        self._means = RepetitionMeans(int(2 * settings.max_upload_mb * 2**20))
         self._told = 0
         self._counts = {"answered": 0, "dropped": 0, "refused": 0}
 
@@ -117,7 +120,7 @@ class LiveEpochs:
         served = await self._answers.bundle(start.options.bundle)
         bundle = served.info
         check_fields(start.options, bundle)
-        if start.modality not in bundle.modalities:
+        if set(start.modality.split("+")) - set(bundle.modalities):
             raise refusal(
                 "bad_message", f"modality is {start.modality!r}, this bundle decodes {list(bundle.modalities)}"
             )
@@ -181,7 +184,22 @@ class LiveEpochs:
             await self._send(StreamReceived(samples=cutter.n_samples))
 
     async def _begin(self, start: StreamStart, served: ServedBundle, cut: LiveCut) -> None:
-        """Decode an epoch beside what goes on; one at a time."""
+        """Decode an epoch beside what goes on; one at a time.
+
+        With averaging, what is dropped because another one is decoded is part of the means that follow.
+        """
+        try:
+            epochs = await asyncio.to_thread(cut.epochs)
+        except EpochsMismatch as error:
+            await self._refuse(cut.number, cut.sample, cut.stimulus, problem_of(refusal("epochs_mismatch", str(error))))
+            return
+        if start.options.average:
+            if not self._means.has_room(epochs):
+                sentence = "the stream has too many different stimuli to keep their means; begin another one to go on"
+                problem = problem_of(refusal("too_many_epochs", sentence))
+                await self._refuse(cut.number, cut.sample, cut.stimulus, problem)
+                return
+            epochs = self._means.add(epochs)
         if self._decoding is not None and not self._decoding.done():
             if start.when_busy == "drop":
                 sentence = "another epoch was being decoded when this one was complete; leave more time between stimuli"
@@ -189,18 +207,15 @@ class LiveEpochs:
                 return
         await self._wait()
         self._inbox.patient = True
-        self._decoding = asyncio.create_task(self._decode(start, served, cut))
+        self._decoding = asyncio.create_task(self._decode(start, served, cut, epochs))
         self._decoding.add_done_callback(self._rest)
 
-    async def _decode(self, start: StreamStart, served: ServedBundle, cut: LiveCut) -> None:
+    async def _decode(self, start: StreamStart, served: ServedBundle, cut: LiveCut, epochs: SignalEpochs) -> None:
         try:
             self._websocket.state.still_allowed()
-            epochs = await asyncio.to_thread(cut.epochs)
             with self._gate.place():
                 async with asyncio.timeout(self._settings.request_timeout_s):
                     answer = await self._answers.of_epochs(start.options, [epochs], served)
-        except EpochsMismatch as error:
-            problem = problem_of(refusal("epochs_mismatch", str(error)))
         except TimeoutError:
             problem = problem_of(refusal("timed_out", "decoding the epoch took too long; ask for fewer pictures"))
         except HTTPException as error:

@@ -11,7 +11,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 6
 
 
 class Metrics:
-    """Requests, refusals, queues, latency per stage, batch sizes and confidence.
+    """Requests, refusals, live recordings, queues, latency per stage, batch sizes and confidence.
 
     Each has its own registry, so several apps can live together.
     """
@@ -27,6 +27,7 @@ class Metrics:
             "phosphene_jobs_state", "Jobs in the store by state", ["state"], registry=self._registry
         )
         self.in_flight = Gauge("phosphene_in_flight", "Requests inside the service", registry=self._registry)
+        self.streams_open = Gauge("phosphene_streams_open", "Live recordings that are open", registry=self._registry)
         self.stage_seconds = Histogram(
             "phosphene_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=self._registry
         )

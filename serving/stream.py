@@ -47,6 +47,7 @@ class StreamDesk:
         await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
         owner, started = caller_of(websocket).owner, time.monotonic()
         self._open[owner] += 1
+        self._metrics.streams_open.set(self._open.total())
         code = _FAILED
         try:
             code = await self._serve(websocket)
@@ -55,6 +56,7 @@ class StreamDesk:
         finally:
             self._open[owner] -= 1
             self._open += Counter()  # who has none open is forgotten
+            self._metrics.streams_open.set(self._open.total())
             self._metrics.requests.labels(ROUTE, str(code)).inc()
             logger.info("WS %s %d %.0f s", ROUTE, code, time.monotonic() - started)
 

@@ -41,6 +41,7 @@ def add_stream_command(
     stream.add_argument("--num-inference-steps", type=int, metavar="N", help="default: the bundle's")
     stream.add_argument("--guidance-scale", type=float, metavar="G", help="default: the bundle's")
     stream.add_argument("--bundle", default="", metavar="ID", help="one that the service has; default: its first")
+    stream.add_argument("--average", action="store_true", help="answer with the mean of a stimulus's epochs so far")
     stream.add_argument("--subject", default="", help="a person the bundle knows")
     stream.add_argument("--purpose", default="", help="what the recording is decoded for; some services require it")
     stream.add_argument("--consent", action="store_true", help="the recorded person agreed to this purpose")
@@ -63,8 +64,8 @@ def _stream(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             marker_channel=arguments.marker_channel,
         )
-    names = ("images", "seed", "num_inference_steps", "guidance_scale", "bundle", "subject", "purpose", "consent")
-    start = source.start(StreamOptions(**{name: getattr(arguments, name) for name in names}))
+    names = ["images", "seed", "num_inference_steps", "guidance_scale", "bundle", "average", "subject", "purpose"]
+    start = source.start(StreamOptions(**{name: getattr(arguments, name) for name in [*names, "consent"]}))
     arguments.out.mkdir(parents=True, exist_ok=True)
     with StreamClient(arguments.url, start, api_key=os.environ.get(KEY_VARIABLE, "")) as client:
         _relay(source, client, lambda one: _tell(one, arguments.out, start.sfreq, as_json=arguments.json))
@@ -117,4 +118,6 @@ def _tell(one: "StreamEpoch | StreamRefused", out: Path, sfreq: float, *, as_jso
         print(json.dumps(where | {"decoded": small, "files": [str(file) for file in files]}), flush=True)
         return
     nearest = f"; nearest: {epoch.neighbours[0].caption or epoch.neighbours[0].name}" if epoch.neighbours else ""
+    if epoch.n_averaged > 1:
+        words += f", mean of {epoch.n_averaged}"
     print(f"{words}: confidence {epoch.confidence:.3f} ({epoch.confidence_words}){nearest}", flush=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, model_validator
 
-from encoders.modality import MODALITIES, kind_of_name
+from encoders.modality import MODALITIES, combination, kind_of_name
 from serving.schema import GenerationFields, GenerationResponse, Problem
 
 PROTOCOL = "phosphene"
@@ -35,12 +35,17 @@ class _Message(BaseModel):
 
 
 class StreamOptions(GenerationFields):
-    """How the epochs of a stream are answered: the fields of a generation, except those that have no effect here."""
+    """How the epochs of a stream are answered: the fields of a generation, except those that have no effect here.
+
+    With ``average`` every stimulus is answered with the mean of all epochs so far whose stimulus has the same name; the
+    answer says of how many in ``n_averaged``. An epoch that is refused for its signal is not in it, one that was
+    dropped is.
+    """
 
     @model_validator(mode="after")
     def _has_effect(self) -> "StreamOptions":
-        if self.average or self.onsets:
-            raise ValueError("average and onsets have no effect in a stream, whose stimuli are marked; leave them out")
+        if self.onsets:
+            raise ValueError("onsets have no effect in a stream, whose stimuli are marked; leave them out")
         return self
 
 
@@ -48,7 +53,10 @@ class StreamStart(_Message):
     """The first message: what is recorded."""
 
     type: Literal["start"] = "start"
-    modality: str = Field(description=f"one of {list(MODALITIES)}")
+    modality: str = Field(
+        description=f"one of {list(MODALITIES)}, or {combination(list(MODALITIES))!r}: channels of both kinds, on one "
+        f"clock; their unit is {SI} then"
+    )
     ch_names: tuple[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], ...] = Field(
         min_length=1, max_length=MAX_CHANNELS
     )
@@ -70,8 +78,9 @@ class StreamStart(_Message):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "StreamStart":
-        if self.modality not in MODALITIES:
-            raise ValueError(f"modality is {self.modality!r}, allowed are {list(MODALITIES)}")
+        allowed = [*MODALITIES, combination(list(MODALITIES))]
+        if self.modality not in allowed:
+            raise ValueError(f"modality is {self.modality!r}, allowed are {allowed}")
         names = [*self.ch_names, *([self.marker_channel] if self.marker_channel else [])]
         if len(set(names)) != len(names):
             raise ValueError("channel names appear more than once; rename them")
@@ -79,9 +88,13 @@ class StreamStart(_Message):
             given = len(getattr(self, field))
             if given not in (0, len(self.ch_names)):
                 raise ValueError(f"{field} has {given} entries for {len(self.ch_names)} channels; give one each")
-        kinds = MODALITIES[self.modality].kinds
-        if set(self.ch_types) - set(kinds):
-            raise ValueError(f"channel types of {self.modality} are {list(kinds)}, got {sorted(set(self.ch_types))}")
+        if set(self.ch_types) - set(self._known()):
+            raise ValueError(
+                f"channel types of {self.modality} are {list(self._known())}, got {sorted(set(self.ch_types))}"
+            )
+        missing = [name for name in self.modality.split("+") if not set(MODALITIES[name].kinds) & set(self.kinds())]
+        if missing:
+            raise ValueError(f"modality is {self.modality!r}, and no channel is {missing[0]}; name what is sent")
         if self.n_rows * self.sfreq > MAX_VALUES_PER_S:
             raise ValueError(
                 f"{self.n_rows} channels at {self.sfreq:g} Hz are more than {MAX_VALUES_PER_S} values per second; "
@@ -95,11 +108,14 @@ class StreamStart(_Message):
         """Rows of a chunk."""
         return len(self.ch_names) + bool(self.marker_channel)
 
+    def _known(self) -> tuple[str, ...]:
+        return tuple(kind for name in self.modality.split("+") for kind in MODALITIES[name].kinds)
+
     def kinds(self) -> tuple[str, ...]:
         """Return the kind of every channel: as given, or by its name, or the first kind of the modality."""
         if self.ch_types:
             return self.ch_types
-        known = MODALITIES[self.modality].kinds
+        known = self._known()
         guessed = [kind_of_name(name) for name in self.ch_names]
         return tuple(kind if kind in known else known[0] for kind in guessed)
 
@@ -157,7 +173,10 @@ class StreamReceived(_Message):
 
 
 class StreamEpoch(_Message):
-    """One decoded stimulus; the answer is that of `POST /v1/generations` for the same epoch."""
+    """One decoded stimulus.
+
+    The answer is that of `POST /v1/generations` for the same epoch; with `average`, for all of this stimulus so far.
+    """
 
     type: Literal["epoch"] = "epoch"
     number: int = Field(description="of the stimulus, in the order of the markers, from 0")

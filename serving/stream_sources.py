@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.continuous import ContinuousRecording
-from encoders.modality import MODALITIES, kind_of_name, modality_of
+from encoders.modality import CHANNEL_KINDS, MODALITIES, combination, kind_of_name
 from serving.stream_schema import SI, UNITS, StreamOptions, StreamStart
 
 Samples = NDArray[np.float32]
@@ -66,7 +66,7 @@ class FileReplay:
         one = self._recording
         places = [None if not np.isfinite(place).all() else tuple(map(float, place)) for place in one.positions]
         return StreamStart(
-            modality=modality_of(one.ch_types).name,
+            modality=combination([CHANNEL_KINDS[kind].modality for kind in one.ch_types]),
             ch_names=one.ch_names,
             ch_types=one.ch_types,
             positions=tuple(places),

@@ -73,9 +73,8 @@ def test_both_clients_have_the_same_methods_and_arguments() -> None:
         return {name: list(map(str, inspect.signature(method).parameters.values())) for name, method in methods.items()}
 
     assert arguments(PhospheneClient) == arguments(AsyncPhospheneClient)
-    assert {"generate", "embed", "submit", "job", "wait", "events", "cancel", "bundles", "ready", "close"} == set(
-        arguments(PhospheneClient)
-    )
+    names = {"generate", "embed", "submit", "job", "wait", "events", "cancel", "erase_me", "bundles", "ready", "close"}
+    assert names == set(arguments(PhospheneClient))
 
 
 @pytest.mark.parametrize("module", ["client", "async_client"])
@@ -135,6 +134,26 @@ def test_a_job_is_handed_in_waited_for_and_erased(client: PhospheneClient) -> No
     client.cancel(submitted.id)
     with pytest.raises(httpx.HTTPStatusError, match="not_found"):
         client.job(submitted.id)
+
+
+@pytest.mark.parametrize("kind", sorted(CLIENTS))
+def test_everything_of_the_caller_is_erased_once_it_is_confirmed(
+    kind: str, backend: FakeBackend, tmp_path: Path
+) -> None:
+    jobs = JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1)
+    with (
+        fake_service(ServingSettings(bundle=Path("unused"), jobs=jobs), backend) as address,
+        CLIENTS[kind](address) as client,
+    ):
+        mine = [client.wait(client.submit(make_epochs().to_bytes()).id, timeout_s=30.0).id for _ in range(2)]
+        with pytest.raises(ValueError, match="confirm=True"):
+            client.erase_me()
+        assert {client.job(one).status for one in mine} == {"finished"}
+        assert client.erase_me(confirm=True).n_jobs == 2
+        for one in mine:
+            with pytest.raises(httpx.HTTPStatusError, match="not_found"):
+                client.job(one)
+        assert client.erase_me(confirm=True).n_jobs == 0
 
 
 def test_a_key_makes_one_job_and_no_key_makes_two(client: PhospheneClient) -> None:

@@ -304,6 +304,16 @@ def test_the_live_view_decodes_while_the_recording_runs(browser: Browser, url: s
     assert browser.run("return document.querySelector('#problem').hidden")
 
 
+def test_the_live_view_averages_repetitions_when_asked_to(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.click("#average")
+    browser.click("#live-go")
+    browser.wait("document.querySelector('#live-words').innerText.startsWith('ended: 9 stimuli, 9 decoded')", 40.0)
+    said = browser.text("#live-epochs")
+    assert "mean of 2 presentations" in said and "mean of 3 presentations" in said
+    assert browser.run("return document.querySelector('#problem').hidden")
+
+
 TAB, ENTER, SPACE, LEFT = "\ue004", "\ue007", " ", "\ue012"
 
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tiny_bundle import LAYOUTS, make_tiny_bundle, tiny_recording
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from encoders.epochs import SignalEpochs
 from encoders.live_cutting import LiveChannels, LiveCutter
 from encoders.sensors import standard_layout
 from serving.access_settings import AccessSettings
@@ -100,20 +101,69 @@ def test_the_chunks_do_not_change_the_answers(url: str) -> None:
 
 def test_the_answer_is_that_of_the_uploaded_epoch(url: str) -> None:
     data = recording()
-    n = len(LAYOUT.ch_names)
-    channels = LiveChannels(
-        SFREQ, LAYOUT.ch_names, LAYOUT.ch_types, np.full((n, 3), np.nan, np.float32), np.full(n, 1e-6)
-    )
-    cutter = LiveCutter(channels, tmin=-0.3, tmax=0.83, l_freq=0.1, h_freq=40.0)
-    cutter.mark(200, "two")
-    cuts = [cut for first in range(0, 600, 200) for cut in cutter.push(data[:, first : first + 200])]
     live = streamed(url, data, 50, {200: "two"})[0]
-    with httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http:
-        response = http.post("/v1/generations", files={"file": cuts[0].epochs().to_bytes()}, data=OPTIONS)
-    filed = GenerationResponse.model_validate_json(response.content)
+    filed = uploaded(url, cut_epochs(eeg_channels(), data, {200: "two"}))
     assert isinstance(live, StreamEpoch)
     assert live.answer.epochs == filed.epochs and live.answer.noise_floor == filed.noise_floor
     assert live.answer.notice == filed.notice and live.answer.seed == filed.seed
+
+
+def eeg_channels() -> LiveChannels:
+    n = len(LAYOUT.ch_names)
+    return LiveChannels(SFREQ, LAYOUT.ch_names, LAYOUT.ch_types, np.full((n, 3), np.nan, np.float32), np.full(n, 1e-6))
+
+
+def cut_epochs(channels: LiveChannels, data: np.ndarray, marks: dict[int, str]) -> SignalEpochs:
+    """Cut as a stream does, into one recording; the marks are far enough apart to come in their order."""
+    cutter = LiveCutter(channels, tmin=-0.3, tmax=0.83, l_freq=0.1, h_freq=40.0)
+    for sample, stimulus in marks.items():
+        cutter.mark(sample, stimulus)
+    cuts = [cut.epochs() for first in range(0, data.shape[1], 200) for cut in cutter.push(data[:, first : first + 200])]
+    return replace(cuts[0], data=np.concatenate([one.data for one in cuts]), stimulus=tuple(marks.values()),
+                   n_averaged=(1,) * len(cuts))  # fmt: skip
+
+
+def uploaded(url: str, epochs: SignalEpochs, **fields: Any) -> GenerationResponse:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http:
+        response = http.post("/v1/generations", files={"file": epochs.to_bytes()}, data=OPTIONS | fields)
+    return GenerationResponse.model_validate_json(response.content)
+
+
+def test_with_averaging_each_answer_is_that_of_an_upload_of_the_repetitions_so_far(url: str) -> None:
+    data = recording(n=1100)
+    marks = {60: "one", 200: "two", 330: "one", 450: "one", 580: "two", 700: "", 830: ""}
+    live = streamed(url, data, 50, marks, options=StreamOptions(**OPTIONS, average=True))
+    cuts = cut_epochs(eeg_channels(), data, marks)
+    for number, stimulus in enumerate(marks.values()):
+        so_far = [index for index in range(number + 1) if cuts.stimulus[index] == stimulus] if stimulus else [number]
+        filed = uploaded(url, cuts.select(so_far), average="true")
+        one = live[number]
+        assert isinstance(one, StreamEpoch)
+        assert one.answer.epochs == filed.epochs and one.answer.report == filed.report
+        assert one.answer.epochs[0].n_averaged == len(so_far) and one.stimulus == stimulus
+    single = streamed(url, data, 50, {450: "one"})[0]
+    assert isinstance(single, StreamEpoch) and isinstance(live[3], StreamEpoch)
+    assert single.answer.epochs != live[3].answer.epochs, "a mean of three is another signal than the third"
+
+
+def test_eeg_and_meg_on_one_clock_are_answered_like_an_upload_of_both(url: str) -> None:
+    helmet = standard_layout(LAYOUTS["meg"])  # type: ignore[arg-type]
+    names, types = (*LAYOUT.ch_names, *helmet.ch_names), (*LAYOUT.ch_types, *helmet.ch_types)
+    n = len(names)
+    data = recording(n) * np.where(np.arange(n) < 63, 1e-6, 2e-13).astype(np.float32)[:, None]
+    start = {"modality": "eeg+meg", "unit": "SI", "ch_names": names, "ch_types": types}
+    live = streamed(url, data, 50, {200: "two"}, **start)[0]
+    channels = LiveChannels(SFREQ, names, types, np.full((n, 3), np.nan, np.float32), np.ones(n))
+    filed = uploaded(url, cut_epochs(channels, data, {200: "two"}))
+    assert isinstance(live, StreamEpoch)
+    assert live.answer.report.modalities == ("eeg", "meg") == filed.report.modalities
+    assert live.answer.epochs == filed.epochs and live.answer.report == filed.report
+    for given, said in (
+        (start | {"unit": "uV"}, "channels of one kind"),
+        (start | {"ch_types": ("eeg",) * n}, "no channel is meg"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            StreamStart(**EEG | given)
 
 
 def test_units_positions_and_meg(url: str) -> None:
@@ -234,7 +284,7 @@ MARK = json.dumps({"type": "marker", "sample": 1000})
         ({}, [json.dumps(SMALL | {"unit": "fT"})], 1007, "bad_message", "unit"),
         ({}, [json.dumps(SMALL | {"modality": "meg", "unit": "SI"})], 1007, "bad_message", "this bundle decodes"),
         ({}, [json.dumps(SMALL | {"sfreq": "NaN"})], 1007, "bad_message", "sfreq"),
-        ({}, [json.dumps(SMALL | {"options": {"average": True}})], 1007, "bad_message", "no effect"),
+        ({}, [json.dumps(SMALL | {"options": {"onsets": "1"}})], 1007, "bad_message", "no effect"),
         ({}, [json.dumps(SMALL | {"options": {"subject": "nobody"}})], 1008, "bad_field", "sim-01"),
         ({}, [json.dumps(SMALL | {"options": {"purpose": "diagnosis"}})], 1008, "purpose_refused", "diagnosis"),
         (SMALL, [GOOD[:-4]], 1007, "bad_message", "multiple of 44"),
@@ -285,6 +335,24 @@ def test_a_stream_ends_after_its_time_and_only_so_many_are_open(small: str) -> N
         except ConnectionClosed:
             pass
         assert ending(first)[:2] == (1008, "stream_too_long") and 3.0 < time.monotonic() - started < 6.0
+
+
+def test_open_streams_are_counted_in_the_metrics(url: str) -> None:
+    def becomes(n: int) -> bool:
+        deadline = time.monotonic() + 10.0
+        while f"phosphene_streams_open {n}.0\n" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    assert becomes(0)
+    with opened(url, type="start", **EEG):
+        assert becomes(1)
+        with opened(url, type="start", **EEG):
+            assert becomes(2)
+        assert becomes(1)
+    assert becomes(0)
 
 
 def test_samples_beyond_the_window_are_not_stored(small: str, backend: FakeBackend) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from fake_service import CH_NAMES, FakeBackend, fake_service
 
+from encoders.continuous import ContinuousRecording
 from serving.cli import main
 from serving.settings import ServingSettings
+from serving.stream_schema import StreamOptions
+from serving.stream_sources import FileReplay
 
 SFREQ = 100.0
 
@@ -43,6 +46,28 @@ def test_a_replayed_file_becomes_pictures_and_words(
     assert "ended before the epoch was complete" in late
     assert "3 stimuli: 2 decoded, 0 dropped, 1 refused" in summary
     assert len(list(tmp_path.glob("epoch-00?-image-?.png"))) == 4
+
+
+def test_repetitions_are_averaged_when_asked_for(
+    url: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = mne.io.read_raw_fif(file, verbose="error")
+    raw.set_annotations(mne.Annotations([1.0, 2.5, 4.0], 0.0, ["cat", "dog", "cat"]))
+    raw.save(tmp_path / "again_raw.fif", verbose="error")
+    given = ["stream", str(tmp_path / "again_raw.fif"), "--url", url, "--out", str(tmp_path), "--speed", "0"]
+    assert main([*given, "--average", "--json"]) == 0
+    *epochs, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [one["decoded"]["n_averaged"] for one in epochs] == [1, 1, 2]
+    assert main([*given, "--average"]) == 0
+    assert "cat at 4.0 s, mean of 2: confidence" in capsys.readouterr().out
+
+
+def test_a_file_of_both_modalities_is_sent_as_one_stream() -> None:
+    both = ContinuousRecording(
+        np.zeros((2, 10), np.float32), SFREQ, ("Cz", "MLC11"), ("eeg", "mag"), np.full((2, 3), np.nan, np.float32), ()
+    )
+    start = FileReplay(both, 0.0).start(StreamOptions())
+    assert start.modality == "eeg+meg" and start.kinds() == ("eeg", "mag") and start.per_unit() == (1.0, 1.0)
 
 
 def test_speed_is_kept_and_json_is_json(

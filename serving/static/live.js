@@ -35,7 +35,7 @@ export function stopLive() {
 }
 
 function options() {
-  return { images: 1, seed: Number($("seed").value), subject: $("subject").value, purpose: $("purpose").value, consent: $("consent").checked };
+  return { images: 1, average: $("average").checked, seed: Number($("seed").value), subject: $("subject").value, purpose: $("purpose").value, consent: $("consent").checked };
 }
 
 function tell(words) { $("live-words").textContent = words; }
@@ -46,7 +46,9 @@ function take(live, message) {
     live.timer = setInterval(() => send(live), 1000 * CHUNK_S);
   } else if (message.type === "epoch") {
     live.counts.decoded += 1;
-    add(epochView(message.answer.epochs[0], message.answer.pictures, `Stimulus ${message.number + 1} (${message.stimulus}) at ${seconds(live, message.sample)}`));
+    const [epoch] = message.answer.epochs;
+    const mean = epoch.n_averaged > 1 ? `, mean of ${epoch.n_averaged} presentations` : "";
+    add(epochView(epoch, message.answer.pictures, `Stimulus ${message.number + 1} (${message.stimulus}) at ${seconds(live, message.sample)}${mean}`));
   } else if (message.type === "refused") {
     live.counts.refused += 1;
     add(element("p", { className: "soft", textContent: `Stimulus ${message.number + 1} at ${seconds(live, message.sample)}: ${message.problem.title}: ${message.problem.detail}.` }));
