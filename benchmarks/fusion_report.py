@@ -52,8 +52,8 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         f"{100 * MIN_GAIN:.0f} points above the better one alone. In a fusion "
         "of separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may "
         "differ is the step whose weights validation picks, here by the mean of all answers. An early fusion said to "
-        "be wider is compared with the encoder of the usual width; at the usual width it has no room for both, missed "
-        "the rule in an earlier version of this table, and was not trained again.",
+        "be wider, or to have more dropout, is compared with the encoder of the usual settings: with these it missed "
+        "the rule in earlier versions of this table (a network too narrow for both; a dense layer that overfits).",
         "",
         *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
