@@ -5,10 +5,12 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback, ServedBundle, Watcher
+from serving.event_names import NUMBERED, has_numbered
 from serving.metrics import Metrics
 from serving.previews import signal_previews
 from serving.problems import refusal
@@ -198,6 +200,9 @@ class Answers:
             embedded = await self._compute(
                 self._backend.embed(bundle, recordings, subject=fields.subject, average=fields.average)
             )
+        if has_numbered(embedded.stimulus):
+            report = embedded.report
+            embedded = replace(embedded, report=report.model_copy(update={"warnings": (*report.warnings, NUMBERED)}))
         for confidence in embedded.confidence:
             self._metrics.confidence.observe(float(confidence))
         return embedded

@@ -22,6 +22,7 @@ from typing import Any
 import encoders
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.readers import read_epochs
+from serving.event_names import kept_names
 from serving.landlock import allow_files
 from serving.plain_epochs import pack_epochs
 from serving.settings import ParseLimits
@@ -136,7 +137,7 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
                 "too_many_epochs",
                 f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; send fewer",
             )
-        return _accepted(epochs if request["keep_subject"] else replace(epochs, subject=""))
+        return _accepted(epochs if request["keep_subject"] else _unnamed(epochs))
     except EpochsMismatch as error:
         return _refused("epochs_mismatch", str(error).replace(str(upload), "the file"))
     except MemoryError:
@@ -147,6 +148,11 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
             "epochs_mismatch",
             f"the file could not be read as a recording ({type(error).__name__}); it is damaged or of another format",
         )
+
+
+def _unnamed(epochs: SignalEpochs) -> SignalEpochs:
+    """Leave out who was recorded, and names of events that may say it."""
+    return replace(epochs, subject="", stimulus=kept_names(epochs.stimulus, epochs.subject))
 
 
 def _accepted(epochs: SignalEpochs) -> tuple[dict[str, Any], Sequence[memoryview]]:

@@ -25,6 +25,7 @@ import numpy as np
 
 from encoders.epochs import SignalEpochs
 from encoders.formats import FORMATS
+from encoders.reader_imports import import_readers
 from encoders.readers import read_epochs
 from encoders.zip_input import MAX_UNPACKED_BYTES
 from serving.landlock import landlock_version
@@ -140,6 +141,7 @@ def _attempts(folder: Path, job: Path, address: tuple[str, int]) -> int:
 
 def _warm(folder: Path) -> None:
     """Write small recordings into ``folder`` and read them, so that forks find the readers imported."""
+    import_readers()
     epochs = SignalEpochs(
         data=np.zeros((2, 2, 32), dtype=np.float32),
         sfreq=100.0,

@@ -223,6 +223,8 @@ class Sandbox:
         # a replica may run in any working folder, so the packages are found where this file lies
         keep |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
         keep |= {"OPENBLAS_NUM_THREADS": "1", "MNE_DONTWRITE_HOME": "true"}
+        # where numba is installed, MNE would compile its transforms again in every fork: more than 9 s for a CTF file
+        keep |= {"MNE_USE_NUMBA": "false"}
         keep |= {"TMPDIR": str(self._folder), "HOME": str(self._folder)}
         server = subprocess.Popen(
             [sys.executable, "-m", "serving.parse_server", str(self._folder), self._limits.model_dump_json()]

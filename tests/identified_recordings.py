@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from hostile_vendors import chunk
 
-from benchmarks.sample_recordings import sample_recordings, zipped
+from benchmarks.sample_recordings import sample_recordings, write_matlab73, zipped
 from encoders.epochs import SignalEpochs
 
 WHO = "Canaria"
@@ -40,6 +40,30 @@ def identified_recordings(ch_names: tuple[str, ...]) -> dict[str, bytes]:
             "EEGLAB 7.3": _eeglab73(files["EEGLAB 7.3"]),
             "npz": replace(SignalEpochs.from_bytes(files["npz"]), subject=WHO).to_bytes(),
             "XDF": _xdf(ch_names),
+        }
+
+
+def annotated_recordings(ch_names: tuple[str, ...], texts: tuple[str, ...], person: str = "") -> dict[str, bytes]:
+    """Return recordings with an event every 2 s, named by ``texts``; an EDF header may name the person."""
+    n_times = 100 * (2 * len(texts) + 3)
+    noise = np.random.default_rng(0).normal(scale=1e-5, size=(len(ch_names), n_times))
+    raw = mne.io.RawArray(noise, mne.create_info(list(ch_names), 100.0, "eeg"), verbose="error")
+    raw.set_annotations(mne.Annotations(2.0 * np.arange(1, len(texts) + 1), 0.0, list(texts)))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        work = Path(folder)
+        raw.save(work / "x_raw.fif", verbose="error")
+        for name in ("x.edf", "x.set"):
+            mne.export.export_raw(work / name, raw, verbose="error")
+        write_matlab73(raw, work / "h.set")
+        edf = (work / "x.edf").read_bytes()
+        if person:
+            edf = edf[:8] + f"X-{person} F 05-JUN-1987 {person}".ljust(80).encode() + edf[88:]
+        return {
+            "FIF": (work / "x_raw.fif").read_bytes(),
+            "EDF": edf,
+            "EEGLAB": (work / "x.set").read_bytes(),
+            "EEGLAB 7.3": (work / "h.set").read_bytes(),
         }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import os
@@ -11,26 +12,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
+import mne
 import numpy as np
 import pytest
 from canary_search import CanarySearch
 from fake_service import CH_NAMES, FakeBackend, fake_service
-from identified_recordings import TRACES, WHO, identified_recordings
+from identified_recordings import TRACES, WHO, annotated_recordings, identified_recordings
+from identified_vendors import ONSETS, ctf, identified_vendors
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from serving import parse_child
 from serving.access_settings import AccessSettings, EncryptionSettings
+from serving.backend import EmbeddedEpochs, ServedBundle
 from serving.job_blobs import open_blobs
 from serving.landlock import landlock_version
 from serving.sandbox import Sandbox
+from serving.schema import BundleInfo, CutWindow
 from serving.settings import JobSettings, ParseLimits, ServingSettings
 from serving.user_groups import (
     AccessFile,
@@ -214,18 +220,27 @@ def traces_in(content: bytes) -> list[str]:
     return [one for one in TRACES if any(one.encode() in text for text in (content, *pictures))]
 
 
-def test_identity_in_headers_reaches_neither_the_reader_nor_store_results_pictures_or_logs(
-    identified: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    jobs = JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1, sweep_s=3600.0)
-    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
-    caplog.set_level(logging.DEBUG)
+def answers_of(
+    files: dict[str, bytes],
+    onsets: dict[str, str],
+    backend: FakeBackend,
+    folder: Path,
+    cuts: tuple[bool, ...] = (False, True),
+) -> dict[str, httpx.Response]:
+    """Send each file, whole and cut short, directly and as a job; nothing identifies anybody in what is said or stored.
+
+    Returns the answers to the whole ones.
+    """
+    jobs = JobSettings(folder=str(folder / "jobs"), beat_s=0.1, sweep_s=3600.0)
+    patient = ParseLimits(wall_s=40.0, cpu_s=40)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs, parse=patient)
     answers: dict[str, bytes] = {}
-    with fake_service(settings, FakeBackend()) as url, httpx.Client(base_url=url, timeout=60.0) as http:
-        for name, content in identified.items():
-            for cut in (False, True):
+    whole: dict[str, httpx.Response] = {}
+    with fake_service(settings, backend) as url, httpx.Client(base_url=url, timeout=60.0) as http:
+        for name, content in files.items():
+            for cut in cuts:
                 sent = content[: len(content) * 3 // 5] if cut else content
-                fields = {"preview": "true", "average": "true"}
+                fields = {"preview": "true", "average": "true", "onsets": onsets.get(name, "")}
                 direct = http.post("/v1/generations", files={"file": sent}, data=fields)
                 assert direct.status_code == (422 if cut else 200), (name, direct.text[:500])
                 deadline = time.monotonic() + 30.0
@@ -239,12 +254,85 @@ def test_identity_in_headers_reaches_neither_the_reader_nor_store_results_pictur
                     time.sleep(0.05)
                 answers[f"{name} {cut}"] = direct.content + status.content + str(direct.headers).encode()
                 if not cut:
-                    assert {one["stimulus"].rsplit("/")[-1] for one in direct.json()["epochs"]} == {"dog", "cat"}
+                    whole[name] = direct
         assert {name: found for name, content in answers.items() if (found := traces_in(content))} == {}
-        stored = [file for file in (tmp_path / "jobs").rglob("*") if file.is_file()]
-        assert len([file for file in stored if file.parent.name == "results"]) == 2 * len(identified)
+        stored = [file for file in (folder / "jobs").rglob("*") if file.is_file()]
+        assert len([file for file in stored if file.parent.name == "results"]) == len(cuts) * len(files)
         assert {file.name: found for file in stored if (found := traces_in(file.read_bytes()))} == {}
+    return whole
+
+
+def names_in(answer: httpx.Response) -> set[str]:
+    return {one["stimulus"].removeprefix("Trigger/") for one in answer.json()["epochs"]}
+
+
+def test_identity_in_headers_reaches_neither_the_reader_nor_store_results_pictures_or_logs(
+    identified: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for answer in answers_of(identified, {}, FakeBackend(), tmp_path).values():
+        assert names_in(answer) == {"dog", "cat"}
     assert traces_in(caplog.text.encode()) == []
+
+
+class AnyChannels(FakeBackend):
+    """A backend that takes the first channels of any system, in a window that the shortest recording has room for."""
+
+    async def describe(self) -> BundleInfo:
+        window = CutWindow(tmin=-0.004, tmax=0.004, l_freq=None, h_freq=None)
+        return (await super().describe()).model_copy(update={"window": window})
+
+    async def embed(
+        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+    ) -> EmbeddedEpochs:
+        few = recordings[0].pick(recordings[0].ch_names[: len(CH_NAMES)])
+        return await super().embed(bundle, [replace(few, ch_names=CH_NAMES)], subject=subject, average=average)
+
+
+def test_identity_in_headers_of_vendors_reaches_nothing_either(
+    shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    files = identified_vendors(shared_data / "formats")
+    whole = answers_of(files, ONSETS, AnyChannels(), tmp_path)
+    n_channels = {sum(len(one["ch_names"]) for one in answer.json()["preview"]) for answer in whole.values()}
+    assert n_channels == {279, 157, 248, 252}, "these are the recordings of the four systems"
+    assert traces_in(caplog.text.encode()) == []
+    (tmp_path / "upload").write_bytes(files["CTF"])
+    request = {"window": {"tmin": -0.004, "tmax": 0.004, "l_freq": None, "h_freq": None}, "onsets": [0.1]}
+    assert parse_child.read(tmp_path / "upload", request | {"keep_subject": True}, max_epochs=8)[0]["code"] == "ok"
+    assert mne.io.read_raw_ctf(unzipped(files["CTF"], tmp_path), verbose="error").info["subject_info"]["his_id"] == WHO
+
+
+def unzipped(content: bytes, folder: Path) -> Path:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
+    return folder / f"{WHO}.ds"
+
+
+def test_free_text_of_annotations_is_numbered_and_the_report_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    typed = ("dog", f"{WHO} moved her arm", "scene 2", "born 1987-06-05", f"{WHO} moved her arm")
+    files = annotated_recordings(CH_NAMES, typed) | {
+        "header knows": annotated_recordings(CH_NAMES, ("dog", WHO), person=WHO)["EDF"]
+    }
+    found = answers_of(files, {}, FakeBackend(), tmp_path, (False,))
+    assert names_in(found.pop("header knows")) == {"dog", "free text 1"}
+    for name, answer in found.items():
+        told = answer.json()
+        assert names_in(answer) == {"dog", "scene 2", "free text 1", "free text 2"}, name
+        averaged = {one["stimulus"]: one["n_averaged"] for one in told["epochs"]}
+        assert averaged["free text 1"] == 2, "the same text is still one stimulus"
+        assert any("free text" in one for one in told["report"]["warnings"])
+    assert traces_in(caplog.text.encode()) == []
+
+
+def test_markers_of_ctf_are_free_text_too(tmp_path: Path, shared_data: Path) -> None:
+    marked = ctf(shared_data / "formats" / "hostile" / "ctf_no_data.ds", f"{WHO} moved")
+    (answer,) = answers_of({"CTF": marked}, {}, AnyChannels(), tmp_path, (False,)).values()
+    assert names_in(answer) == {"free text 1"}
 
 
 def test_who_somebody_is_says_the_request_alone(identified: dict[str, bytes], tmp_path: Path) -> None:

@@ -283,6 +283,11 @@ def test_neither_process_imports_torch_to_read() -> None:
 needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
 
 
+def test_the_reader_compiles_nothing(reader: Reader) -> None:
+    # numba, where it is installed, would compile MNE's transforms again in every fork: longer than an upload may take
+    assert b"MNE_USE_NUMBA=false\0" in Path(f"/proc/{reader.sandbox.reader_pid}/environ").read_bytes()
+
+
 def test_a_waiting_process_holds_its_socket_and_no_other_descriptor(reader: Reader) -> None:
     deadline = time.monotonic() + 10.0
     while True:
