@@ -33,6 +33,9 @@ from serving.settings import ReplicaSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
 
+# rounded up to one replica more: in a rolling update it starts before the one that it replaces stops
+_ONE_MORE = 1
+
 
 def _leave() -> None:
     """End this replica at once, so that Ray Serve replaces it: its device answers nothing but errors from now on."""
@@ -172,13 +175,15 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     }
     checked = checked.model_copy(update={"bundle": checked.bundle.resolve(), **files})
     Bundle.load(checked.bundle)  # a damaged bundle is refused here, before anything starts
-    encoder = serve.deployment(**_options(checked.encoder))(Encoder).bind(checked)
-    generator = serve.deployment(**_options(checked.generator))(Generator).bind(checked)
+    # a replica that is replaced finishes what it works on; Ray Serve's own 20 s would cut it off
+    drain: dict[str, Any] = {"graceful_shutdown_timeout_s": checked.request_timeout_s}
+    encoder = serve.deployment(**_options(checked.encoder), **drain)(Encoder).bind(checked)
+    generator = serve.deployment(**_options(checked.generator), **drain)(Generator).bind(checked)
     # the gate refuses what is too much in our own words, so Ray's limit lies above what may be inside or arriving
     n_inside = MAX_ARRIVING + 4 * checked.max_in_flight + 32
-    ingress = serve.deployment(max_ongoing_requests=n_inside, ray_actor_options={"num_cpus": 0.5})(
-        serve.ingress()(Ingress)
-    )
+    ingress = serve.deployment(
+        max_ongoing_requests=n_inside, max_surge_percent=_ONE_MORE, ray_actor_options={"num_cpus": 0.5}, **drain
+    )(serve.ingress()(Ingress))
     jobs = None
     if checked.jobs.folder:
         deploy = serve.deployment(num_replicas=checked.jobs.n_workers, ray_actor_options={"num_cpus": 0.25})
@@ -191,6 +196,7 @@ def _options(replica: ReplicaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_ongoing_requests": replica.max_ongoing_requests,
         "max_queued_requests": replica.max_queued_requests,
+        "max_surge_percent": _ONE_MORE if replica.starts_first else 0,
         "ray_actor_options": {"num_cpus": replica.num_cpus, "num_gpus": replica.num_gpus},
     }
     if replica.max_replicas:
