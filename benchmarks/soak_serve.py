@@ -54,6 +54,8 @@ class Service:
     def __init__(self, bundle: Path, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self._settings = folder / "settings.yaml"
+        self._temporary = folder / "tmp"  # its own, so that what it leaves there can be counted
+        self._temporary.mkdir()
         settings = {"jobs": {"folder": str(folder / "jobs"), "max_unfinished": 400}}
         self._settings.write_text(yaml.safe_dump(settings))
         self._log = open(folder / "service.log", "ab")
@@ -64,7 +66,7 @@ class Service:
     def start(self) -> float:
         """Start and wait until ready; return how long it took, s."""
         started = time.monotonic()
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self._temporary)}
         self._process = psutil.Popen(
             self._command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log, start_new_session=True
         )
@@ -107,14 +109,15 @@ class Service:
             psutil.wait_procs(victims, timeout=10.0)
         return bool(victims)
 
-    def footprint(self) -> tuple[float, int]:
-        """Return resident megabytes and open descriptors of the replicas."""
+    def footprint(self) -> tuple[float, int, int]:
+        """Return resident megabytes and open descriptors of the replicas, and how many temporary files there are."""
         megabytes, n_files = 0.0, 0
         for role in ("ingress", "generator", "encoder", "jobs"):
             for process in self.find(role):
                 megabytes += process.memory_info().rss / 2**20
                 n_files += process.num_fds()
-        return round(megabytes, 1), n_files
+        n_temporary = sum(path.is_file() for path in self._temporary.rglob("*"))
+        return round(megabytes, 1), n_files, n_temporary
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -135,6 +138,7 @@ class Ledger:
     url: str
     jobs: dict[str, tuple[str, int]] = field(default_factory=dict)  # id -> (key, seed)
     two_ids: int = 0
+    n_ended: int = 0  # so many of the oldest have ended
     refused: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -199,14 +203,25 @@ def pictures(status: dict[str, Any]) -> str:
     return hashlib.sha256("".join(shown).encode()).hexdigest()
 
 
-def suspects(http: httpx.Client, ledger: Ledger) -> bool:
-    """Tell whether a job that was cut off has not run again yet."""
-    for job_id in list(ledger.jobs)[-60:]:
+def unfinished(http: httpx.Client, ledger: Ledger, n: int) -> dict[str, dict[str, Any]]:
+    """Return up to `n` of the oldest jobs that have not ended, the first to be worked on, with their statuses."""
+    found: dict[str, dict[str, Any]] = {}
+    for job_id in list(ledger.jobs)[ledger.n_ended :]:
         status, _ = look(http, job_id, time.monotonic() + 20.0)
         if status and status["status"] in ("queued", "running"):
-            if status["attempts"] > (status["status"] == "running"):
-                return True
-    return False
+            found[job_id] = status
+        elif not found:
+            ledger.n_ended += 1
+        if len(found) == n:
+            break
+    return found
+
+
+def suspects(http: httpx.Client, ledger: Ledger) -> bool:
+    """Tell whether a job that was cut off has not run again yet."""
+    return any(
+        status["attempts"] > (status["status"] == "running") for status in unfinished(http, ledger, N_RECENT).values()
+    )
 
 
 def back(http: httpx.Client, seconds: float = 120.0) -> float:
@@ -241,8 +256,16 @@ class Figures:
     refused: dict[str, int] = field(default_factory=dict)
     rss_mb: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
+    temporary_files: list[int] = field(default_factory=list)
     left_uploads: int = 0
     seconds: float = 0.0
+
+    def weigh(self, service: Service) -> None:
+        """Note what the service uses now: J11 compares the first note with the last."""
+        megabytes, n_files, n_temporary = service.footprint()
+        self.rss_mb.append(megabytes)
+        self.descriptors.append(n_files)
+        self.temporary_files.append(n_temporary)
 
     def missed(self) -> list[str]:
         goals = {
@@ -265,18 +288,15 @@ def restart(service: Service, http: httpx.Client, ledger: Ledger, figures: Figur
         if status and status["status"] == "finished":
             finished[job_id] = content
     # the oldest: those handed in last wait for all others, however soon work goes on
-    unfinished = [
-        job_id for job_id in list(ledger.jobs)[-N_RECENT:]
-        if look(http, job_id, time.monotonic() + 10.0)[0].get("status") in ("queued", "running")
-    ][:8]  # fmt: skip
+    waiting = unfinished(http, ledger, 8)
     service.kill("stack")
     service.start()
     ready = time.monotonic()
-    while unfinished and not any(
-        look(http, job_id, ready + 60.0)[0].get("status") in ("finished", "failed") for job_id in unfinished
+    while waiting and not any(
+        look(http, job_id, ready + 60.0)[0].get("status") in ("finished", "failed") for job_id in waiting
     ):
         time.sleep(0.1)
-    if unfinished:
+    if waiting:
         figures.unfinished_go_on_s.append(round(time.monotonic() - ready, 1))
     for job_id, content in finished.items():
         figures.changed_after_restart += look(http, job_id, time.monotonic() + 30.0)[1] != content
@@ -343,8 +363,7 @@ def soak(bundle: Path, folder: Path, n_jobs: int, n_kills: int, hours: float) ->
             first = {seed: ledger.hand_in(http, f"reference-{seed}", seed) for seed in range(N_SEEDS)}
             expected = {seed: pictures(wait_ended(http, job_id, 120.0)[0]) for seed, job_id in first.items()}
         while True:
-            figures.rss_mb.append(service.footprint()[0])
-            figures.descriptors.append(service.footprint()[1])
+            figures.weigh(service)
             done = threading.Event()
             turn = f"turn-{len(figures.rss_mb)}"
             people = [
@@ -361,8 +380,7 @@ def soak(bundle: Path, folder: Path, n_jobs: int, n_kills: int, hours: float) ->
         settle(ledger, expected, figures)
         time.sleep(12.0)
         figures.left_uploads = len(os.listdir(folder / "jobs" / "uploads"))
-        figures.rss_mb.append(service.footprint()[0])
-        figures.descriptors.append(service.footprint()[1])
+        figures.weigh(service)
     finally:
         service.stop()
     figures.jobs, figures.two_ids, figures.refused = len(ledger.jobs), ledger.two_ids, ledger.refused
@@ -380,7 +398,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ph-soak-", dir="/tmp") as folder:
         figures = soak(arguments.bundle, Path(folder), arguments.jobs, arguments.kills, arguments.hours)
-    told = asdict(figures) | {"missed": figures.missed()}
+    drift = {
+        "rss_drift_mb": round(figures.rss_mb[-1] - figures.rss_mb[0], 1),
+        "descriptor_drift": figures.descriptors[-1] - figures.descriptors[0],
+    }
+    told = asdict(figures) | drift | {"missed": figures.missed()}
     print(json.dumps(told, indent=1))
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

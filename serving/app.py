@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("encoders", "alignment", "generation", "serving")
+# rounded up to one replica more: in a rolling update it starts before the one that it replaces stops
+_ONE_MORE = 1
 
 
 def _leave() -> None:
@@ -250,13 +252,15 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     find_bundles(bundles)  # a damaged bundle is refused here, before anything starts
     # what replicas are made with holds no bundle, since it stays when bundles change
     checked = checked.model_copy(update={"bundle": Path(), "more_bundles": (), **files})
-    encoder = serve.deployment(**_options(checked.encoder))(Encoder)
-    generator = serve.deployment(**_options(checked.generator))(Generator)
+    # a replica that is replaced finishes what it works on; Ray Serve's own 20 s would cut it off
+    drain: dict[str, Any] = {"graceful_shutdown_timeout_s": checked.request_timeout_s}
+    encoder = serve.deployment(**_options(checked.encoder), **drain)(Encoder)
+    generator = serve.deployment(**_options(checked.generator), **drain)(Generator)
     # the gate refuses what is too much in our own words, so Ray's limit lies above what may be inside or arriving
     n_inside = MAX_ARRIVING + 4 * checked.max_in_flight + 32
-    ingress = serve.deployment(max_ongoing_requests=n_inside, ray_actor_options={"num_cpus": 0.5})(
-        serve.ingress()(Ingress)
-    )
+    ingress = serve.deployment(
+        max_ongoing_requests=n_inside, max_surge_percent=_ONE_MORE, ray_actor_options={"num_cpus": 0.5}, **drain
+    )(serve.ingress()(Ingress))
     config = BundleConfig(bundles=tuple(bundles)).model_dump(mode="json")
     version = _version(checked)
     bound = [_lasting(one, version, config).bind(checked) for one in (encoder, generator)]
@@ -290,6 +294,7 @@ def _options(replica: ReplicaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_ongoing_requests": replica.max_ongoing_requests,
         "max_queued_requests": replica.max_queued_requests,
+        "max_surge_percent": _ONE_MORE if replica.starts_first else 0,
         "ray_actor_options": {"num_cpus": replica.num_cpus, "num_gpus": replica.num_gpus},
     }
     if replica.max_replicas:

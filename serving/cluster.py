@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from serving.access_settings import EncryptionSettings
 from serving.settings import ServingSettings
 from serving.traces import RAY_ENVIRONMENT, configured
 
@@ -116,17 +117,17 @@ def prepare_environment() -> None:
 def local_ray(n_cpus: int) -> Iterator[None]:
     """Start a private cluster that gives its tasks ``n_cpus`` cores, and end it."""
     prepare_environment()
-    with _started_ray(n_cpus):
+    with _started_ray(n_cpus, EncryptionSettings()):
         yield
 
 
 @contextmanager
-def _started_ray(n_cpus: int, memory_folder: str = "") -> Iterator[None]:
+def _started_ray(n_cpus: int, keys: EncryptionSettings) -> Iterator[None]:
     import ray
 
     # short: socket paths inside are limited to 107 bytes
     folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
-    spills = tempfile.mkdtemp(prefix="ph-", dir=memory_folder) if memory_folder else ""
+    spills = tempfile.mkdtemp(prefix="ph-", dir=keys.memory_folder) if keys.on else ""
     try:
         _start_ray(folder, n_cpus, spills)
         yield
@@ -161,9 +162,10 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
     from serving.app import build
 
     application = build(settings)
-    keys = settings.jobs.encryption
-    memory_folder = keys.memory_folder if keys.on else ""
-    with _started_ray(max(8, os.cpu_count() or 1), memory_folder), served(application, settings) as url:
+    with (
+        _started_ray(max(8, os.cpu_count() or 1), settings.jobs.encryption),
+        served(application, settings) as url,
+    ):
         yield url
 
 
@@ -194,5 +196,8 @@ def served(application: "Application", settings: ServingSettings) -> Iterator[st
         yield f"http://{settings.host}:{settings.port}"
     finally:
         if ray.is_initialized():
-            # deleting waits for requests in flight; what is left ends with the cluster
-            serve.delete(APPLICATION)
+            # deleting waits for requests in flight, up to a minute; what is left ends with the cluster
+            try:
+                serve.delete(APPLICATION)
+            except TimeoutError:
+                logger.warning("requests were still in flight after a minute; they are cut off")

@@ -10,6 +10,8 @@ import httpx
 
 # Refusals that pass by themselves; the service sends Retry-After with them.
 _PASSING = (429, 503)
+# What a proxy in front of the service says while it is away; the service itself answers in problem+json.
+_AWAY = (404, 500, 502, 503, 504)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -28,7 +30,8 @@ def send_again(
     n_retries : int
         How often it is sent again at most.
     repeatable : bool
-        Whether it may be sent again when a connection was lost after the service had perhaps begun to work.
+        Whether it may be sent again when the service was lost after it had perhaps begun to work: the connection was
+        cut, or somebody else answered in its place.
     sleep : callable
         Waits so many seconds.
 
@@ -87,13 +90,18 @@ def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: 
         return None
     if isinstance(outcome, httpx.Response):
         told: str = outcome.headers.get("retry-after", "")
-        if outcome.status_code not in _PASSING or not told.isdigit():
+        if outcome.status_code in _PASSING and told.isdigit():
+            pause = max(pause, float(told))
+        elif not repeatable or not _is_away(outcome):
             return None
-        pause = max(pause, float(told))
     elif not repeatable and not isinstance(outcome, httpx.ConnectError):
         return None
     # a little chance, so that clients that were refused together do not come back together
     return pause * random.uniform(1.0, 1.2)
+
+
+def _is_away(response: httpx.Response) -> bool:
+    return response.status_code in _AWAY and "problem+json" not in response.headers.get("content-type", "")
 
 
 def _final(outcome: Outcome) -> httpx.Response:

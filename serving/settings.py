@@ -25,6 +25,11 @@ class ReplicaSettings(BaseModel):
     max_queued_requests: int = Field(64, ge=1, description="requests that wait for a replica before 503")
     cold_start_s: float = Field(60.0, gt=0.0, description="with n_replicas 0: how long the first replica may take")
     idle_s: float = Field(600.0, ge=0.0, description="replicas above n_replicas go after being idle for this long")
+    starts_first: bool = Field(
+        True,
+        description="a rolling update starts a new replica before it stops an old one, and waits until there is room "
+        "for both; without, the service pauses where there is one replica",
+    )
 
     @model_validator(mode="after")
     def _scales_up(self) -> "ReplicaSettings":

@@ -9,6 +9,8 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # else Ray takes 127.0.0.1 for another address of this machine
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "MPLBACKEND": "Agg",
 }.items():
     os.environ.setdefault(name, value)

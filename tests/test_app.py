@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from fake_service import CH_NAMES, IMAGE_SIZE, FakeBackend, fake_service, make_epochs
 from PIL import Image
+from tiny_bundle import make_tiny_bundle
 
 from serving.rendering import SOURCE_TYPE
 from serving.schema import EmbeddingResponse, GenerationResponse, Problem
-from serving.settings import ParseLimits, ServingSettings
+from serving.settings import ParseLimits, ReplicaSettings, ServingSettings
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +284,21 @@ def test_subjects_and_stimuli_of_a_file_are_kept_apart(http: httpx.Client) -> No
     answer = post(http, epochs.to_bytes()).json()
     assert [epoch["stimulus"] for epoch in answer["epochs"]] == ["scene 0", "scene 0"]
     assert "patient 7" not in json.dumps(answer)
+
+
+def test_a_replica_that_is_replaced_may_finish_and_its_successor_starts_first(tmp_path: Path) -> None:
+    from ray.serve._private.build_app import build_app
+
+    from serving.app import build
+
+    settings = ServingSettings(
+        bundle=make_tiny_bundle(tmp_path / "bundle"),
+        request_timeout_s=77.0,
+        generator=ReplicaSettings(num_gpus=1.0, starts_first=False),
+    )
+    configs = {one.name: one._deployment_config for one in build_app(build(settings), name="phosphene").deployments}
+    assert set(configs) == {"Ingress", "Encoder", "Generator"}
+    for name, config in configs.items():
+        # Ray Serve's own 20 s would cut requests off that the service still allows
+        assert config.graceful_shutdown_timeout_s >= settings.request_timeout_s
+        assert bool(config.max_surge_percent) == (name != "Generator")

@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
+from serving.access_settings import EncryptionSettings
 from serving.client import PhospheneClient, problem_of
 from serving.cluster import free_port, local_service
 from serving.settings import ReplicaSettings, ServingSettings
@@ -24,6 +27,13 @@ from serving.stream_client import StreamClient
 from serving.stream_schema import StreamEpoch, StreamOptions, StreamStart
 
 STEPS = 2
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory."""
+    with tempfile.TemporaryDirectory(prefix="ph-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,50 @@ def test_a_process_that_used_ray_before_takes_the_new_token() -> None:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     done = subprocess.run([sys.executable, "-c", code], env=outside, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+SPILL = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from serving.access_settings import EncryptionSettings
+from serving.cluster import _OBJECT_STORE_BYTES, _started_ray, prepare_environment
+
+keys = EncryptionSettings.model_validate_json(sys.argv[1])
+canary = b"canary of a recording " * 500_000
+prepare_environment()
+with _started_ray(1, keys):
+    import ray
+
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    held = [ray.put(np.frombuffer(canary, dtype=np.uint8)) for _ in range(2 * _OBJECT_STORE_BYTES // len(canary))]
+    found = []
+    deadline = time.monotonic() + 60.0
+    while not found and time.monotonic() < deadline:
+        for place in (session, *map(Path, sys.argv[2:])):
+            for file in place.rglob("*"):
+                if file.is_file() and file.stat().st_size and canary[:1000] in file.read_bytes():
+                    found.append(str(file))
+        time.sleep(0.2)
+    assert all(bytes(ray.get(one)[:1000]) == canary[:1000] for one in held)
+print(json.dumps({"session": str(session), "found": found}))
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_ray_has_no_room_for_goes_to_memory_when_jobs_are_encrypted(
+    encrypted: bool, tmp_path: Path, memory: Path
+) -> None:
+    files = {"master_key_file": str(tmp_path / "key"), "key_folder": str(tmp_path), "memory_folder": str(memory)}
+    keys = EncryptionSettings.model_validate(files if encrypted else {})
+    command = [sys.executable, "-c", SPILL, keys.model_dump_json(), str(memory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    place = memory if encrypted else Path(told["session"])
+    assert told["found"] and all(Path(file).is_relative_to(place) for file in told["found"])
+    assert not list(memory.iterdir()), "what was spilled is still there"
 
 
 def test_same_seed_same_pictures(client: PhospheneClient) -> None:

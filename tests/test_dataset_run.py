@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from own_cluster import own_cluster
 from PIL import Image
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
@@ -42,8 +43,8 @@ def arguments(source: Path, bundle: Path, out: Path, *more: str) -> list[str]:
     return ["decode-dataset", str(source), "--out", str(out), "--bundle", str(bundle), "--block", "2", "--json", *more]
 
 
-def command(source: Path, bundle: Path, out: Path) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "serving.cli", *arguments(source, bundle, out)]
+def command(source: Path, bundle: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "serving.cli", *arguments(source, bundle, out, *more)]
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -99,6 +100,25 @@ def test_a_killed_run_goes_on_and_makes_the_same_pictures(
     told = json.loads(again.communicate(timeout=300)[0])
     assert told["n_blocks_before"] >= len(finished) and told["n_epochs"] == 12
     assert {name: (blocks / name).stat().st_mtime_ns for name in finished} == finished
+    assert pictures(tmp_path) == pictures(whole)
+    assert (tmp_path / "epochs.parquet").read_bytes() == (whole / "epochs.parquet").read_bytes()
+
+
+@pytest.mark.faults
+def test_a_run_on_a_cluster_that_exists_holds_its_folder_alone_and_leaves_the_cluster(
+    whole: Path, source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with own_cluster(2) as cluster:
+        process = command(source, bundle, tmp_path, "--address", cluster.address)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run.json").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.005)
+        assert main(arguments(source, bundle, tmp_path)) == 2
+        assert f"another run works in {tmp_path}" in capsys.readouterr().err
+        told = json.loads(process.communicate(timeout=300)[0])
+        assert process.returncode == 0 and told["n_epochs"] == 12
+        assert cluster.alive()
     assert pictures(tmp_path) == pictures(whole)
     assert (tmp_path / "epochs.parquet").read_bytes() == (whole / "epochs.parquet").read_bytes()
 

@@ -70,7 +70,9 @@ def test_a_failing_device_costs_a_replica_and_no_job(http: httpx.Client) -> None
     ends = [wait(http, job_id) for job_id in jobs]
     assert {end["status"] for end in ends} == {"finished"}
     assert ends[1]["attempts"] == 2
-    print(f"replica replaced and jobs done after {time.monotonic() - started:.1f} s")
+    took_s = time.monotonic() - started
+    print(f"replica replaced and jobs done after {took_s:.1f} s")
+    assert took_s <= 90.0, "goal: 30 s on a machine that has nothing else to do"
 
 
 def test_every_kind_of_process_is_killed_under_load_and_no_job_is_lost(bundle: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from job_process import BUNDLE
+from postgres_server import PostgresServer
 
 from serving.job_desk import JobDesk
 from serving.job_schema import ENDED
@@ -73,10 +74,19 @@ class Workers:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    opened = Workers(tmp_path / "jobs")
+def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workers]:
+    """On SQLite, or on a real server where a test asks for "postgresql"."""
+    database = ""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        server.empty()
+        database = server.url
+    opened = Workers(tmp_path / "jobs", database=database)
     yield opened
     opened.close()
+
+
+on_both_stores = pytest.mark.parametrize("workers", ["sqlite", "postgresql"], indirect=True)
 
 
 def files(workers: Workers, kind: str) -> list[str]:
@@ -102,6 +112,7 @@ def test_a_job_ends_with_its_result_and_its_upload_is_erased(workers: Workers) -
     wait_until(lambda: files(workers, "uploads") == [])
 
 
+@on_both_stores
 def test_a_worker_killed_in_the_middle_of_jobs_loses_none(workers: Workers) -> None:
     jobs = [workers.submit("slow 1", seed=seed) for seed in range(6)]
     victim = workers.start()
@@ -112,6 +123,7 @@ def test_a_worker_killed_in_the_middle_of_jobs_loses_none(workers: Workers) -> N
     assert {workers.wait(job_id).attempts for job_id in jobs} == {1}, "the whole service died: nobody is blamed"
 
 
+@on_both_stores
 def test_the_job_that_kills_its_worker_is_found_and_its_mates_finish(workers: Workers) -> None:
     mates = [workers.submit("slow 0.5", seed=seed) for seed in range(3)]
     poison = workers.submit("kill")

@@ -32,11 +32,11 @@ from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle
 from serving import parse_child
 from serving.access_settings import AccessSettings, EncryptionSettings
-from serving.backend import EmbeddedEpochs, ServedBundle
+from serving.backend import BundlePlace, EmbeddedEpochs, ServedBundle
 from serving.job_blobs import open_blobs
 from serving.landlock import landlock_version
 from serving.sandbox import Sandbox
-from serving.schema import BundleInfo, CutWindow
+from serving.schema import CutWindow
 from serving.settings import JobSettings, ParseLimits, ServingSettings
 from serving.user_groups import (
     AccessFile,
@@ -278,9 +278,10 @@ def test_identity_in_headers_reaches_neither_the_reader_nor_store_results_pictur
 class AnyChannels(FakeBackend):
     """A backend that takes the first channels of any system, in a window that the shortest recording has room for."""
 
-    async def describe(self) -> BundleInfo:
+    async def describe(self, place: BundlePlace) -> ServedBundle:
         window = CutWindow(tmin=-0.004, tmax=0.004, l_freq=None, h_freq=None)
-        return (await super().describe()).model_copy(update={"window": window})
+        served = await super().describe(place)
+        return replace(served, info=served.info.model_copy(update={"window": window}))
 
     async def embed(
         self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool

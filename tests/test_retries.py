@@ -67,6 +67,16 @@ def test_a_lost_connection_is_tried_again_only_if_repeating_is_safe() -> None:
     assert response is ANSWER and pauses[0] < pauses[1]
 
 
+@pytest.mark.parametrize("status", [404, 500, 502, 503])
+def test_what_a_proxy_says_of_a_lost_service_is_tried_again_only_if_repeating_is_safe(status: int) -> None:
+    proxy = httpx.Response(status, text="Internal Server Error")
+    assert run(proxy, ANSWER)[0] is proxy
+    response, pauses, _ = run(proxy, proxy, ANSWER, repeatable=True)
+    assert response is ANSWER and pauses[0] < pauses[1]
+    own = httpx.Response(status, headers={"content-type": "application/problem+json"})
+    assert run(own, ANSWER, repeatable=True)[0] is own
+
+
 def test_a_connection_that_was_never_made_is_always_safe_to_repeat() -> None:
     assert run(httpx.ConnectError("refused"), ANSWER)[0] is ANSWER
     with pytest.raises(httpx.ConnectError):
