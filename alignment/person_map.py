@@ -207,9 +207,10 @@ def load_person(path: Path, model: Path) -> PersonMap:
         If it is of another schema or model, or damaged.
     """
     meta = json.loads(path.read_text())
-    if meta.get("schema_version") != SCHEMA_VERSION:
+    version = meta.get("schema_version") if isinstance(meta, dict) else None
+    if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{path.name} has schema version {meta.get('schema_version')}, expected {SCHEMA_VERSION}; calibrate again"
+            f"{path.name} has schema version {version}, expected {SCHEMA_VERSION}; calibrate again"
         )
     if meta["model_sha256"] != file_sha256(model / WEIGHTS):
         raise ValueError(f"{path.name} belongs to another model than {model}; calibrate the person for this one")

@@ -71,12 +71,15 @@ class Gallery:
                 "above 0; leave the picture out"
             )
 
-    def neighbours(self, similarity: np.ndarray, top_k: int) -> list[list[Neighbour]]:
+    def neighbours(
+        self, similarity: np.ndarray, top_k: int, ranking: np.ndarray | None = None
+    ) -> list[list[Neighbour]]:
         """Name the ``top_k`` most similar pictures of every row of ``similarity`` (n, m), best first.
 
-        How brain and picture are compared is the brain model's matter, see ``BrainModel.similarity``.
+        How brain and picture are compared is the brain model's matter, see ``BrainModel.similarity``. With ``ranking``
+        (n, m) the best are those whose rank is highest.
         """
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :top_k]
+        order = np.argsort(-(similarity if ranking is None else ranking), axis=1, kind="stable")[:, :top_k]
         return [
             [Neighbour(int(i), self.names[i], self.captions[i], float(row[i])) for i in best]
             for row, best in zip(similarity, order, strict=True)

@@ -14,9 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from alignment.brain_model import BrainEmbedding, BrainModel, InputReport
 from alignment.category_model import CategoryModel, load_model
+from alignment.person_map import PersonMap
 from alignment.runtime import Runtime
-from encoders.epochs import SignalEpochs
+from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import Bundle, BundleError, CutWindow
+from generation.calibrated_people import best_of, calibrated_answer
 from generation.gallery import N_NEIGHBOURS, Gallery, Neighbour
 from generation.image_decoder import (
     AnyDecoderConfig,
@@ -108,6 +110,7 @@ class ReconstructionPipeline:
         subject: str | None = None,
         average: bool = False,
         top_k: int = N_NEIGHBOURS,
+        people: Sequence[PersonMap] = (),
     ) -> EmbeddingResult:
         """Read image embeddings out of recordings of the same stimuli.
 
@@ -121,6 +124,8 @@ class ReconstructionPipeline:
             Average the epochs of each stimulus first.
         top_k : int
             Neighbours per epoch.
+        people : sequence of PersonMap
+            Calibrations to this person; the one for the recordings' modalities is used, see ``EmbeddingResult.person``.
 
         Returns
         -------
@@ -142,15 +147,24 @@ class ReconstructionPipeline:
             probability = np.full(len(best), np.nan)
             if self._calibrations is not None:
                 probability = self._calibrations.chance_right(similarity, modalities, embedding.n_averaged)
+        image_embeds, ranking = embedding.image_embeds, None
+        person = best_of(people, modalities)
+        if person is not None:
+            if isinstance(self._brain, CategoryModel):
+                raise EpochsMismatch("a bundle that decodes categories takes no calibration; leave the person out")
+            answer = calibrated_answer(self._brain, person, embedding, self._gallery.image_embeds)
+            image_embeds, similarity, ranking = answer.image_embeds, answer.cosines, answer.ranking
+            probability = np.full(len(best), np.nan)
         return EmbeddingResult(
-            image_embeds=embedding.image_embeds,
+            image_embeds=image_embeds,
             confidence=confidence,
             probability=probability,
             noise_floor=floor,
-            neighbours=self._gallery.neighbours(similarity, top_k),
+            neighbours=self._gallery.neighbours(similarity, top_k, ranking),
             report=embedding.report,
             stimulus=embedding.stimulus,
             n_averaged=embedding.n_averaged,
+            person=person,
         )
 
     def generate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.brain_model import InputReport
+from alignment.person_map import PersonMap
 from generation.gallery import Neighbour
 
 
@@ -33,6 +34,10 @@ class EmbeddingResult:
         What was used of the recordings and what was changed.
     stimulus, n_averaged : tuple, (n,)
         Stimulus id, empty if unknown, and presentations averaged, of every row.
+    person : PersonMap or None
+        The calibration to this person that ``image_embeds`` and ``neighbours`` come from. ``confidence`` and
+        ``noise_floor`` are then those of the answer without it, since surrogates were not calibrated, and
+        ``probability`` is NaN.
     """
 
     image_embeds: np.ndarray
@@ -43,6 +48,7 @@ class EmbeddingResult:
     report: InputReport
     stimulus: tuple[str, ...]
     n_averaged: tuple[int, ...]
+    person: PersonMap | None = None
 
 
 @dataclass(frozen=True)

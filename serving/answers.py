@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from generation.person_files import PersonFile
 from serving.backend import Backend, EmbeddedEpochs, PictureOrder, Pictures, PreviewCallback, ServedBundle, Watcher
 from serving.event_names import NUMBERED, has_numbered
+from serving.field_checks import check_order, check_subject
 from serving.metrics import Metrics
+from serving.people import People
 from serving.previews import signal_previews
 from serving.problems import refusal
 from serving.provenance import Marker, PictureFacts
@@ -46,11 +49,19 @@ class Answers:
     Every refusal leaves as the exception that `serving.problems.refusal` builds.
     """
 
-    def __init__(self, backend: Backend, sandbox: Sandbox, metrics: Metrics, marker: Marker | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        sandbox: Sandbox,
+        metrics: Metrics,
+        marker: Marker | None = None,
+        people: People | None = None,
+    ) -> None:
         self._backend = backend
         self._sandbox = sandbox
         self._metrics = metrics
         self._marker = marker or Marker()
+        self._people = people or People("")
 
     async def generation(
         self,
@@ -58,37 +69,53 @@ class Answers:
         contents: Sequence[bytes],
         on_progress: ProgressCallback | None = None,
         on_preview: PreviewCallback | None = None,
+        *,
+        owner: str,
     ) -> GenerationResponse:
-        """Decode uploaded recordings to pictures."""
+        """Decode uploaded recordings to pictures; ``owner`` is whose calibrations to people may be used."""
         clock = StageClock(self._metrics)
         bundle = await self.bundle(fields.bundle)
-        check_fields(fields, bundle.info)
+        people = self.check_fields(fields, bundle, owner)
         recordings = await self._read(fields, contents, bundle.info, clock, on_progress or _ignore)
-        return await self._pictures(fields, recordings, bundle, clock, on_progress, on_preview)
+        return await self._pictures(fields, recordings, bundle, people, clock, on_progress, on_preview)
 
     async def of_epochs(
-        self, fields: GenerationFields, recordings: Sequence[SignalEpochs], bundle: ServedBundle
+        self, fields: GenerationFields, recordings: Sequence[SignalEpochs], bundle: ServedBundle, *, owner: str
     ) -> GenerationResponse:
         """Decode recordings that were read already, as `generation` decodes uploaded ones, with a certain bundle."""
         clock = StageClock(self._metrics)
-        check_fields(fields, bundle.info)
-        return await self._pictures(fields, recordings, bundle, clock, None, None)
+        people = self.check_fields(fields, bundle, owner)
+        return await self._pictures(fields, recordings, bundle, people, clock, None, None)
 
     async def bundle(self, bundle_id: str = "") -> ServedBundle:
         """Return the bundle of an id, or the default one."""
         return await self._compute(self._backend.describe(choose(self._backend.places(), bundle_id)))
+
+    def check_fields(self, fields: GenerationFields, bundle: ServedBundle, owner: str) -> tuple[PersonFile, ...]:
+        """Refuse what the bundle cannot do, and an unknown person; return the calibrations to a known one."""
+        check_order(fields, bundle.info)
+        return self._check_subject(fields, bundle, owner)
+
+    def _check_subject(self, fields: EmbeddingFields, bundle: ServedBundle, owner: str) -> tuple[PersonFile, ...]:
+        calibrated = self._people.known(bundle.info.id, owner)
+        check_subject(fields, bundle.info, calibrated)
+        try:
+            return self._people.files(bundle.info.id, owner, fields.subject)
+        except ValueError as error:
+            raise refusal("bad_field", str(error)) from None
 
     async def _pictures(
         self,
         fields: GenerationFields,
         recordings: Sequence[SignalEpochs],
         served: ServedBundle,
+        people: Sequence[PersonFile],
         clock: StageClock,
         on_progress: ProgressCallback | None,
         on_preview: PreviewCallback | None,
     ) -> GenerationResponse:
         tell, bundle = on_progress or _ignore, served.info
-        embedded = await self._embed(served, fields, recordings, clock, tell)
+        embedded = await self._embed(served, fields, recordings, people, clock, tell)
         n_pictures = _count(embedded, fields)
         order = PictureOrder(
             n_images=fields.images,
@@ -128,14 +155,16 @@ class Answers:
             preview=signal_previews(recordings) if fields.preview else (),
         )
 
-    async def embedding(self, fields: EmbeddingFields, contents: Sequence[bytes]) -> EmbeddingResponse:
+    async def embedding(
+        self, fields: EmbeddingFields, contents: Sequence[bytes], *, owner: str
+    ) -> EmbeddingResponse:
         """Decode recordings to image embeddings."""
         clock = StageClock(self._metrics)
         served = await self.bundle(fields.bundle)
         bundle = served.info
-        check_subject(fields, bundle)
+        people = self._check_subject(fields, served, owner)
         recordings = await self._read(fields, contents, bundle, clock, _ignore)
-        embedded = await self._embed(served, fields, recordings, clock, _ignore)
+        embedded = await self._embed(served, fields, recordings, people, clock, _ignore)
         return EmbeddingResponse(
             id=uuid.uuid4().hex,
             bundle_id=bundle.id,
@@ -192,13 +221,16 @@ class Answers:
         bundle: ServedBundle,
         fields: EmbeddingFields,
         recordings: Sequence[SignalEpochs],
+        people: Sequence[PersonFile],
         clock: StageClock,
         tell: ProgressCallback,
     ) -> EmbeddedEpochs:
         tell(Progress(stage="embed", step=0, n_steps=1))
         with clock.stage("embed"):
             embedded = await self._compute(
-                self._backend.embed(bundle, recordings, subject=fields.subject, average=fields.average)
+                self._backend.embed(
+                    bundle, recordings, subject=fields.subject, average=fields.average, people=people
+                )
             )
         if has_numbered(embedded.stimulus):
             report = embedded.report
@@ -240,30 +272,6 @@ def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> Signa
         where = f"file {index + 1}: " if n_files > 1 else ""
         raise refusal(result.code, where + result.detail)
     return result
-
-
-def check_subject(fields: EmbeddingFields, bundle: BundleInfo) -> None:
-    """Refuse a person that the bundle does not know."""
-    if fields.subject and fields.subject not in bundle.subjects:
-        raise refusal(
-            "bad_field",
-            f"subject {fields.subject!r} is not known to this bundle, which knows {list(bundle.subjects)}; "
-            "leave it empty for an unknown person",
-        )
-
-
-def check_fields(fields: GenerationFields, bundle: BundleInfo) -> None:
-    """Refuse an unknown person, and what a bundle that only retrieves pictures cannot do."""
-    check_subject(fields, bundle)
-    if fields.images > bundle.limits.max_images:
-        raise refusal(
-            "bad_field", f"images is {fields.images}, this bundle has at most {bundle.limits.max_images} per epoch"
-        )
-    given = [name for name in ("num_inference_steps", "guidance_scale") if getattr(fields, name) is not None]
-    if bundle.pictures != "generated" and given:
-        raise refusal(
-            "bad_field", f"{given[0]} has no effect: this bundle retrieves pictures and generates none; leave it out"
-        )
 
 
 def _count(embedded: EmbeddedEpochs, fields: GenerationFields) -> int:

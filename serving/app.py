@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from generation.bundle import EXAMPLE_FILE
+from generation.person_files import PersonFile
 from serving.backend import BundlePlace, EmbeddedEpochs, PictureOrder, Pictures, Preview, Watcher
 from serving.failures import log_failure
 from serving.gate import MAX_ARRIVING
@@ -92,7 +93,7 @@ class Encoder:
         return self._described[key]
 
     async def embed(
-        self, recordings: Sequence[SignalEpochs], subject: str, average: bool
+        self, recordings: Sequence[SignalEpochs], subject: str, average: bool, people: Sequence[PersonFile]
     ) -> EmbeddedEpochs | EpochsMismatch:
         """Embed recordings with the bundle of the request.
 
@@ -101,7 +102,7 @@ class Encoder:
         """
         worker = await self._worker_of(serve.get_multiplexed_model_id())
         try:
-            return await worker.embed(recordings, subject=subject, average=average)
+            return await worker.embed(recordings, subject=subject, average=average, people=people)
         except EpochsMismatch as error:
             return EpochsMismatch(str(error))
         except Exception as error:
@@ -243,13 +244,20 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     if checked.jobs.encryption.on:
         require_memory(Path(checked.jobs.encryption.memory_folder))
         open_blobs(checked.jobs.resolved())
-    files = {
+    files: dict[str, object] = {
         "access": checked.access.resolved(),
         "pictures": checked.pictures.resolved(),
         "jobs": checked.jobs.resolved(),
     }
     bundles = [folder.expanduser().resolve() for folder in (checked.bundle, *checked.more_bundles)]
-    find_bundles(bundles)  # a damaged bundle is refused here, before anything starts
+    places = find_bundles(bundles)  # a damaged bundle is refused here, before anything starts
+    if checked.people_folder:
+        from generation.calibrated_people import check_people
+
+        for place in places:
+            check_people(Path(checked.people_folder).expanduser(), open_bundle(place))
+    people = str(Path(checked.people_folder).expanduser().resolve()) if checked.people_folder else ""
+    files["people_folder"] = people
     # what replicas are made with holds no bundle, since it stays when bundles change
     checked = checked.model_copy(update={"bundle": Path(), "more_bundles": (), **files})
     # a replica that is replaced finishes what it works on; Ray Serve's own 20 s would cut it off

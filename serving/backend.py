@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.epochs import SignalEpochs
+from generation.person_files import PersonFile
 from serving.schema import BundleInfo, InputReport, Neighbour
 
 StepCallback = Callable[[int, int], None]
@@ -127,9 +128,16 @@ class Backend(Protocol):
         ...
 
     async def embed(
-        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+        self,
+        bundle: ServedBundle,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str,
+        average: bool,
+        people: Sequence[PersonFile] = (),
     ) -> EmbeddedEpochs:
-        """Embed one recording, or an EEG and a MEG recording of the same stimuli."""
+        """Embed one recording, or an EEG and a MEG recording of the same stimuli; ``people`` calibrate to the subject.
+        """
         ...
 
     async def generate(

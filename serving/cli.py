@@ -206,6 +206,8 @@ def _decode(arguments: argparse.Namespace) -> int:
             f"epoch {epoch.index} {epoch.stimulus}: confidence {epoch.confidence:.3f} ({epoch.confidence_words}); "
             f"nearest: {nearest.caption or nearest.name} ({nearest.similarity:.2f}){right}"
         )
+    if answer.report.calibration_words:
+        print(answer.report.calibration_words)
     print(f"pictures and answer.json are in {arguments.out}. {answer.notice}")
     return 0
 

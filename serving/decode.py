@@ -10,6 +10,7 @@ from tqdm import tqdm
 from serving.answers import Answers
 from serving.local_backend import LocalBackend
 from serving.metrics import Metrics
+from serving.people import People
 from serving.problems import problem_of
 from serving.rendering import from_base64_bytes
 from serving.sandbox import Sandbox
@@ -71,7 +72,7 @@ async def _answer(settings: ServingSettings, fields: GenerationFields, contents:
     sandbox = Sandbox(settings.parse, max_epochs=settings.max_epochs, keep_subject=True)
     try:
         await sandbox.start()
-        answers = Answers(LocalBackend(settings), sandbox, Metrics())
+        answers = Answers(LocalBackend(settings), sandbox, Metrics(), people=People(settings.people_folder))
         with tqdm(desc="decoding", unit="step", delay=1.0) as bar:
 
             def advance(progress: Progress) -> None:
@@ -79,7 +80,7 @@ async def _answer(settings: ServingSettings, fields: GenerationFields, contents:
                     bar.total = progress.n_steps
                     bar.update(progress.step - bar.n)
 
-            return await answers.generation(fields, contents, advance)
+            return await answers.generation(fields, contents, advance, owner="")
     except HTTPException as error:
         raise ValueError(problem_of(error).detail) from None
     finally:

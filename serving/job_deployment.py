@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from generation.bundle import BundleError
 from serving.backend import PreviewCallback
 from serving.job_worker import JobWorker, OnProgress
+from serving.people import People
 from serving.ray_backend import RayBackend
 from serving.schema import GenerationFields, GenerationResponse
 from serving.served_bundles import configured
@@ -34,7 +35,8 @@ class Jobs:
         self._settings = settings
         self._sandbox = open_sandbox(settings)
         self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)
-        self._answers = Answers(self._backend, self._sandbox, Metrics(), Marker(settings.pictures))
+        people = People(settings.people_folder)
+        self._answers = Answers(self._backend, self._sandbox, Metrics(), Marker(settings.pictures), people)
         self._task: asyncio.Task[None] | None = None
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
@@ -70,8 +72,10 @@ class Jobs:
         contents: Sequence[bytes],
         on_progress: OnProgress,
         on_preview: PreviewCallback,
+        *,
+        owner: str,
     ) -> GenerationResponse:
-        return await self._answers.generation(fields, contents, on_progress, on_preview)
+        return await self._answers.generation(fields, contents, on_progress, on_preview, owner=owner)
 
     async def __del__(self) -> None:
         # Ray Serve awaits this when it ends a replica on purpose: what runs is given back for others to take at once

@@ -8,9 +8,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -29,7 +29,23 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 OnProgress = Callable[[Progress], None]
-Answer = Callable[[GenerationFields, Sequence[bytes], OnProgress, PreviewCallback], Awaitable[GenerationResponse]]
+
+
+class Answer(Protocol):
+    """Does the work of a job for whoever owns it."""
+
+    async def __call__(
+        self,
+        fields: GenerationFields,
+        contents: Sequence[bytes],
+        on_progress: OnProgress,
+        on_preview: PreviewCallback,
+        *,
+        owner: str,
+    ) -> GenerationResponse:
+        """Answer, or raise a refusal."""
+        ...
+
 
 _POLL_S = 0.1
 _RETRY_S = 1.0
@@ -63,7 +79,7 @@ class JobWorker:
     Parameters
     ----------
     settings : JobSettings
-    answer : callable (fields, contents, on_progress, on_preview) -> GenerationResponse
+    answer : Answer
         Its refusals end a job, but for a full queue and a lost replica; see `_settle`.
     bundles : callable () -> ids
         What is served at the moment. A job of another bundle waits for `settings.unserved_s`, then it fails.
@@ -165,7 +181,7 @@ class JobWorker:
                     raise refusal("upload_lost", "the upload of this job is gone from the store; send it again")
                 fields, contents = unpack_upload(upload)
                 fields = fields.model_copy(update={"bundle": job.bundle})
-                answer = await self._answer(fields, contents, run.on_progress, run.on_preview)
+                answer = await self._answer(fields, contents, run.on_progress, run.on_preview, owner=job.owner)
             await self._end(job, answer.model_copy(update={"id": job.id}), run.step)
         except TimeoutError:
             sentence = f"the job ran longer than {self._settings.timeout_s:g} s; ask for fewer pictures or steps"

@@ -12,7 +12,8 @@ from starlette.types import Message
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.live_cutting import CHUNK_S, LiveChannels, LiveCut, LiveCutter, TriggerChannel
 from encoders.repetition_means import RepetitionMeans
-from serving.answers import Answers, check_fields
+from serving.access import caller_of
+from serving.answers import Answers
 from serving.backend import ServedBundle
 from serving.gate import Gate
 from serving.metrics import Metrics
@@ -119,7 +120,7 @@ class LiveEpochs:
         check_use(self._websocket, start.options)
         served = await self._answers.bundle(start.options.bundle)
         bundle = served.info
-        check_fields(start.options, bundle)
+        self._answers.check_fields(start.options, served, caller_of(self._websocket).owner)
         if set(start.modality.split("+")) - set(bundle.modalities):
             raise refusal(
                 "bad_message", f"modality is {start.modality!r}, this bundle decodes {list(bundle.modalities)}"
@@ -213,9 +214,10 @@ class LiveEpochs:
     async def _decode(self, start: StreamStart, served: ServedBundle, cut: LiveCut, epochs: SignalEpochs) -> None:
         try:
             self._websocket.state.still_allowed()
+            owner = caller_of(self._websocket).owner
             with self._gate.place():
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    answer = await self._answers.of_epochs(start.options, [epochs], served)
+                    answer = await self._answers.of_epochs(start.options, [epochs], served, owner=owner)
         except TimeoutError:
             problem = problem_of(refusal("timed_out", "decoding the epoch took too long; ask for fewer pictures"))
         except HTTPException as error:

@@ -4,12 +4,15 @@ import asyncio
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.epochs import SignalEpochs
+from generation.calibrated_people import check_people
+from generation.person_files import PersonFile
 from serving.backend import NOBODY, BundlePlace, EmbeddedEpochs, PictureOrder, Pictures, ServedBundle, Watcher
 from serving.served_bundles import find_bundles, open_bundle
 from serving.settings import ServingSettings
@@ -61,6 +64,9 @@ class LocalBackend:
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
         self._places = find_bundles([folder.resolve() for folder in (settings.bundle, *settings.more_bundles)])
+        if settings.people_folder:
+            for place in self._places:
+                check_people(Path(settings.people_folder), open_bundle(place))
         self._described: dict[BundlePlace, ServedBundle] = {}
         self._encoders = KeptModels(lambda place: EncoderWorker(open_bundle(place)), settings.n_models_kept)
         self._generators = KeptModels(
@@ -85,11 +91,17 @@ class LocalBackend:
         return True
 
     async def embed(
-        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+        self,
+        bundle: ServedBundle,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str,
+        average: bool,
+        people: Sequence[PersonFile] = (),
     ) -> EmbeddedEpochs:
         """Embed recordings."""
         worker = await self._encoders.get(bundle.place)
-        return await worker.embed(recordings, subject=subject, average=average)
+        return await worker.embed(recordings, subject=subject, average=average, people=people)
 
     async def generate(
         self, bundle: ServedBundle, image_embeds: NDArray[np.float32], order: PictureOrder, watcher: Watcher = NOBODY

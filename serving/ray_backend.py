@@ -13,6 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from generation.person_files import PersonFile
 from serving.backend import NOBODY, BundlePlace, EmbeddedEpochs, PictureOrder, Pictures, Preview, ServedBundle, Watcher
 
 logger = logging.getLogger(__name__)
@@ -74,11 +75,17 @@ class RayBackend:
         return True
 
     async def embed(
-        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+        self,
+        bundle: ServedBundle,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str,
+        average: bool,
+        people: Sequence[PersonFile] = (),
     ) -> EmbeddedEpochs:
         """Embed on the encoder deployment."""
         encoder = self._encoder.options(multiplexed_model_id=bundle.place.key)
-        embedded = await _result(encoder.embed.remote(list(recordings), subject, average))
+        embedded = await _result(encoder.embed.remote(list(recordings), subject, average, tuple(people)))
         if isinstance(embedded, EpochsMismatch):
             raise embedded
         assert isinstance(embedded, EmbeddedEpochs)

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from serving.access import caller_of
 from serving.answers import Answers
 from serving.backend import Backend
 from serving.door import Door
@@ -26,6 +27,7 @@ from serving.job_routes import IdempotencyKey, JobCounter, add_jobs
 from serving.job_schema import JobStatus
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS, add_page
+from serving.people import People
 from serving.problems import add_handlers, problem_of, refusal
 from serving.provenance import Marker
 from serving.purpose import check_use
@@ -91,10 +93,11 @@ def create_app(
     app.state.access = settings.access
     add_handlers(app, metrics.count_refusal)
     counter = JobCounter(desk, metrics, settings, backend.places)
-    answers = Answers(backend, sandbox, metrics, Marker(settings.pictures))
+    people = People(settings.people_folder)
+    answers = Answers(backend, sandbox, metrics, Marker(settings.pictures), people)
     _add_work(app, answers, counter, metrics, settings.request_timeout_s)
     add_jobs(app, counter)
-    _add_state(app, backend, counter, metrics)
+    _add_state(app, backend, counter, metrics, people)
     add_stream(app, StreamDesk(answers, metrics, settings))
     add_page(app, example)
     gate = app.state.gate = Gate(
@@ -133,7 +136,7 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
-        answer = await _finish(request, answers.generation(form, contents), timeout_s)
+        answer = await _finish(request, answers.generation(form, contents, owner=caller_of(request).owner), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
 
     @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=responses_with(EXAMPLE_EMBEDDING))
@@ -142,18 +145,20 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
     ) -> Response:
         check_use(request, form)
         contents = [await part.read() for part in form.file]
-        answer = await _finish(request, answers.embedding(form, contents), timeout_s)
+        answer = await _finish(request, answers.embedding(form, contents, owner=caller_of(request).owner), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Metrics, people: People) -> None:
     @app.get("/v1/bundles", responses=refusals(*AT_THE_DOOR))
-    async def bundles() -> BundleList:
+    async def bundles(request: Request) -> BundleList:
         await _require_ready(backend)
-        served = [(await backend.describe(place)).info for place in backend.places()]
-        return BundleList(
-            bundles=tuple(info.model_copy(update={"default": not number}) for number, info in enumerate(served))
-        )
+        owner, listed = caller_of(request).owner, []
+        for number, place in enumerate(backend.places()):
+            info = (await backend.describe(place)).info
+            known = people.known(place.id, owner)
+            listed.append(info.model_copy(update={"default": not number, "calibrated": known}))
+        return BundleList(bundles=tuple(listed))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -212,7 +217,8 @@ async def _events(
 
     async def work() -> GenerationResponse | Problem:
         try:
-            return await _finish(request, answers.generation(form, contents, queue.put_nowait), timeout_s)
+            answer = answers.generation(form, contents, queue.put_nowait, owner=caller_of(request).owner)
+            return await _finish(request, answer, timeout_s)
         except HTTPException as error:
             return problem_of(error)
         except Exception as error:

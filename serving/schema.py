@@ -31,7 +31,9 @@ class EmbeddingFields(_Frozen):
 
     average: bool = Field(False, description="average the epochs of one stimulus before decoding")
     bundle: str = Field("", max_length=64, description="id of a bundle of `GET /v1/bundles`; empty means the default")
-    subject: str = Field("", max_length=64, description="a person the bundle knows; empty means unknown")
+    subject: str = Field(
+        "", max_length=64, description="a person the bundle knows or is calibrated to; empty means unknown"
+    )
     onsets: str = Field(
         "",
         max_length=16 * MAX_ONSETS,
@@ -140,6 +142,8 @@ class InputReport(_Frozen):
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     flags: tuple[SignalFlag, ...] = Field((), description="gross faults of the signal: do not rely on these epochs")
+    calibration: Literal["", "label-free", "few-shot"] = Field("", description="to this person, if one was used")
+    calibration_words: str = Field("", description="what it was fitted on, and what it does not change")
 
 
 class SignalPreview(_Frozen):
@@ -228,6 +232,7 @@ class BundleInfo(_Frozen):
     data_statement: str
     modalities: tuple[str, ...]
     subjects: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = Field((), description="people of the caller's that it is calibrated to")
     embed_dim: int
     image_size: int
     preprocessing_hash: str

@@ -130,6 +130,11 @@ class ServingSettings(BaseModel):
 
     bundle: Path = Field(description="folder of the bundle that requests get that name none")
     more_bundles: tuple[Path, ...] = Field((), description="folders of bundles that requests may name by their id")
+    people_folder: str = Field(
+        "",
+        description="calibrations to people, in <bundle id>/<group of users>/ as `phosphene calibrate --out` writes "
+        "them; who has a key of the group may use and see them, on this machine without keys everybody",
+    )
     n_models_kept: int = Field(
         3, ge=1, description="bundles whose models one replica keeps loaded; of more, the least recently used leave"
     )
@@ -162,6 +167,15 @@ class ServingSettings(BaseModel):
             raise ValueError(
                 f"request_timeout_s is {self.request_timeout_s:g} and generator.cold_start_s "
                 f"{self.generator.cold_start_s:g}, expected more; the request that starts a generator would always fail"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_names(self) -> "ServingSettings":
+        if self.people_folder and self.access.allow_open_network:
+            raise ValueError(
+                "people_folder and access.allow_open_network are both set: everybody could read the names of people; "
+                "set access.file, or leave people_folder out"
             )
         return self
 

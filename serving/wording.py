@@ -35,6 +35,14 @@ def category_in_words(probability: float, n_categories: int) -> str:
     return f"{word}, calibrated on people left out of the training; guessing gives {guess:.2f}"
 
 
+def calibration_in_words(provenance: str) -> str:
+    """Say what a calibration to one person changes, and what it leaves."""
+    return (
+        f"Decoded with a calibration to this person: {provenance}. Pictures and neighbours depend on it, so they are "
+        "not comparable with those of people without one; confidence and noise floor are of the answer without it."
+    )
+
+
 def notice_of(pictures: PictureKind) -> str:
     """Say what a reader must know about the pictures of an answer."""
     return {"generated": NOTICE, "nearest": RETRIEVED_NOTICE, "category": CATEGORY_NOTICE}[pictures]

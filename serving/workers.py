@@ -1,6 +1,8 @@
 """What the two model deployments do, free of Ray: one embeds recordings, one makes pictures in batches."""
 
 import asyncio
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.device_faults import is_device_fault
-from encoders.epochs import SignalEpochs
-from generation.bundle import Bundle
+from alignment.person_map import PersonMap
+from encoders.epochs import EpochsMismatch, SignalEpochs
+from generation.bundle import Bundle, BundleError
+from generation.calibrated_people import read_person
 from generation.gallery import Gallery
 from generation.gallery import Neighbour as GalleryNeighbour
 from generation.image_decoder import RetrievalConfig
+from generation.person_files import PersonFile
 from generation.picture_safety import PictureSafety
 from generation.pipeline import EmbeddingResult, ReconstructionPipeline, decoder_config, seed_for
 from generation.sampling import PreviewRequest
@@ -33,6 +38,9 @@ from serving.batching import Batcher
 from serving.rendering import encode_gallery_png, encode_png, to_base64
 from serving.schema import BundleInfo, CutWindow, InputReport, Limits, Neighbour, SignalFlag
 from serving.settings import ServingSettings
+from serving.wording import calibration_in_words
+
+logger = logging.getLogger(__name__)
 
 _GREY = 128
 # diffusers and transformers change classes of torch while they load: what another thread builds then has no weights
@@ -105,17 +113,33 @@ class EncoderWorker:
         self._on_device_fault = on_device_fault
         with _LOADING:
             self._pipeline = ReconstructionPipeline(bundle, embedding_only=True)
+        self._people: dict[str, tuple[int, PersonMap]] = {}
         self._thumbnails = _Thumbnails(self._pipeline.gallery)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
 
-    async def embed(self, recordings: Sequence[SignalEpochs], *, subject: str, average: bool) -> EmbeddedEpochs:
-        """Embed the recordings of one request, off the event loop."""
+    async def embed(
+        self,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str,
+        average: bool,
+        people: Sequence[PersonFile] = (),
+    ) -> EmbeddedEpochs:
+        """Embed the recordings of one request, off the event loop; see `serving.backend.Backend.embed`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._embed, recordings, subject or None, average)
+        known = subject if subject in self._pipeline.bundle.manifest.subjects else None
+        return await loop.run_in_executor(self._thread, self._embed, recordings, known, average, tuple(people))
 
-    def _embed(self, recordings: Sequence[SignalEpochs], subject: str | None, average: bool) -> EmbeddedEpochs:
+    def _embed(
+        self, recordings: Sequence[SignalEpochs], subject: str | None, average: bool, people: Sequence[PersonFile]
+    ) -> EmbeddedEpochs:
+        maps = [self._person(file) for file in people]
         with _watched(self._on_device_fault):
-            result: EmbeddingResult = self._pipeline.embed(recordings, subject=subject, average=average)
+            result: EmbeddingResult = self._pipeline.embed(recordings, subject=subject, average=average, people=maps)
+        warnings, person = result.report.warnings, result.person
+        if maps and person is None:
+            kinds = ", ".join(sorted({one.modalities for one in maps}))
+            warnings += (f"this person is calibrated for {kinds} and not for what the recording holds",)
         return EmbeddedEpochs(
             image_embeds=result.image_embeds,
             confidence=np.asarray(result.confidence, dtype=np.float64),
@@ -125,7 +149,9 @@ class EncoderWorker:
                 subject=result.report.subject,
                 interpolated=result.report.interpolated,
                 dropped=result.report.dropped,
-                warnings=result.report.warnings,
+                warnings=warnings,
+                calibration="" if person is None else person.kind,
+                calibration_words="" if person is None else calibration_in_words(person.provenance),
                 flags=tuple(
                     SignalFlag(code=one.code, epochs=one.epochs, detail=one.detail) for one in result.report.flags
                 ),
@@ -135,6 +161,20 @@ class EncoderWorker:
             n_averaged=result.n_averaged,
             probability=np.asarray(result.probability, dtype=np.float64),
         )
+
+    def _person(self, file: PersonFile) -> PersonMap:
+        """Read a calibration, once for each state of its file."""
+        try:
+            state = os.stat(file.path).st_mtime_ns
+            if self._people.get(file.path, (0, None))[0] != state:
+                self._people[file.path] = state, read_person(file, self._pipeline.bundle)
+        except (OSError, BundleError) as error:
+            logger.error("a calibration cannot be used: %s", type(error).__name__)  # its words hold a name
+            raise EpochsMismatch(
+                f"the {file.kind} calibration of this person for {file.modalities} cannot be used with this bundle: it "
+                "was made for another model, or is damaged; calibrate the person again, or leave subject empty"
+            ) from None
+        return self._people[file.path][1]
 
 
 class GeneratorWorker:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from generation.person_files import PersonFile
 from serving.answers import Answers
 from serving.backend import (
     NOBODY,
@@ -29,6 +30,7 @@ from serving.cluster import free_port
 from serving.job_desk import JobDesk
 from serving.job_worker import JobWorker
 from serving.metrics import Metrics
+from serving.people import People
 from serving.rendering import encode_png, to_base64
 from serving.routes import create_app
 from serving.sandbox import open_sandbox
@@ -58,6 +60,7 @@ class FakeBackend:
     def __init__(self, *, step_s: float = 0.0, bundle_ids: Sequence[str] = (INFO.id,)) -> None:
         self.step_s = step_s
         self.bundle_ids = tuple(bundle_ids)
+        self.people: list[tuple[PersonFile, ...]] = []
         self.n_started = 0
         self.n_finished = 0
         self.is_ready = True
@@ -73,8 +76,15 @@ class FakeBackend:
         return self.is_ready
 
     async def embed(
-        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+        self,
+        bundle: ServedBundle,
+        recordings: Sequence[SignalEpochs],
+        *,
+        subject: str,
+        average: bool,
+        people: Sequence[PersonFile] = (),
     ) -> EmbeddedEpochs:
+        self.people.append(tuple(people))
         if self.failure is not None:
             raise self.failure
         epochs = recordings[0].average_repetitions() if average else recordings[0]
@@ -147,12 +157,13 @@ def fake_service(
     sandbox = open_sandbox(settings)
     desk = JobDesk(settings.jobs) if settings.jobs.folder else None
     app = create_app(settings, backend, sandbox, lambda: example, desk)
+    answers = Answers(backend, sandbox, Metrics(), people=People(settings.people_folder))
     if desk is not None and worker:
         app = with_worker(
             app,
             JobWorker(
                 settings.jobs,
-                Answers(backend, sandbox, Metrics()).generation,
+                answers.generation,
                 bundles=lambda: [place.id for place in backend.places()],
                 stack="fake",
             ),

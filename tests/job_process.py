@@ -31,7 +31,12 @@ def response(seed: int) -> GenerationResponse:
 
 
 async def answer(
-    fields: GenerationFields, contents: Sequence[bytes], on_progress: OnProgress, on_preview: PreviewCallback
+    fields: GenerationFields,
+    contents: Sequence[bytes],
+    on_progress: OnProgress,
+    on_preview: PreviewCallback,
+    *,
+    owner: str,
 ) -> GenerationResponse:
     order, _, value = contents[0].decode().partition(" ")
     on_progress(Progress(stage="embed", step=0, n_steps=1))

@@ -55,7 +55,7 @@ class QuotingBackend(FakeBackend):
 
 
 async def quoting_answer(
-    fields: GenerationFields, contents: Sequence[bytes], on_progress: object, on_preview: object
+    fields: GenerationFields, contents: Sequence[bytes], on_progress: object, on_preview: object, *, owner: str
 ) -> GenerationResponse:
     raise KeyError(f"{WHO} {SAMPLE}")
 

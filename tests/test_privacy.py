@@ -284,10 +284,10 @@ class AnyChannels(FakeBackend):
         return replace(served, info=served.info.model_copy(update={"window": window}))
 
     async def embed(
-        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], *, subject: str, average: bool
+        self, bundle: ServedBundle, recordings: Sequence[SignalEpochs], **how: Any
     ) -> EmbeddedEpochs:
         few = recordings[0].pick(recordings[0].ch_names[: len(CH_NAMES)])
-        return await super().embed(bundle, [replace(few, ch_names=CH_NAMES)], subject=subject, average=average)
+        return await super().embed(bundle, [replace(few, ch_names=CH_NAMES)], **how)
 
 
 def test_identity_in_headers_of_vendors_reaches_nothing_either(

@@ -79,7 +79,7 @@ def answer_of(marker: Marker) -> GenerationResponse:
     async def run() -> GenerationResponse:
         await sandbox.start()
         answers = Answers(FakeBackend(), sandbox, Metrics(), marker)
-        return await answers.generation(GenerationFields(images=2, seed=11), [epochs.to_bytes()])
+        return await answers.generation(GenerationFields(images=2, seed=11), [epochs.to_bytes()], owner="")
 
     try:
         return asyncio.run(run())

@@ -31,7 +31,7 @@ async function describe() {
       $("pictures").replaceChildren(element("strong", { textContent: `These pictures are retrieved, not generated: ${what}, not what a person saw.` }));
     }
     $("subject").length = 1;
-    for (const name of bundle.subjects) $("subject").append(element("option", { value: name, textContent: name }));
+    for (const name of new Set([...bundle.subjects, ...bundle.calibrated])) $("subject").append(element("option", { value: name, textContent: name }));
   } catch (error) { setTimeout(describe, 3000); }
 }
 

@@ -14,6 +14,7 @@ export function showAnswer(answer) {
   if (answer.report.interpolated.length) said.push(`Interpolated sensors: ${list(answer.report.interpolated)}.`);
   if (answer.report.dropped.length) said.push(`Dropped channels: ${list(answer.report.dropped)}.`);
   said.push(...answer.report.warnings, ...answer.report.flags.map((flag) => `${flag.detail}.`));
+  if (answer.report.calibration_words) said.push(answer.report.calibration_words);
   $("report").textContent = said.join(" ");
   $("provenance").textContent = `Modalities ${answer.report.modalities.join(" + ")}; noise floor of the similarity ${answer.noise_floor.toFixed(2)}; seed ${answer.seed}; ${answer.num_inference_steps} steps; bundle ${answer.bundle_id}; ${(answer.timings.total_ms / 1000).toFixed(2)} s.`;
   $("result").hidden = false;
