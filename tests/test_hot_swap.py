@@ -159,7 +159,7 @@ def test_jobs_of_a_bundle_that_has_gone_fail_and_others_do_not(
             ended = client.wait(job.id, timeout_s=60.0)
             assert ended.result is not None and ended.result.epochs[0].images[0] == alone[job.bundle_id]
         # more than run at once, so some of these wait while the bundle goes
-        waiting = [client.submit(RECORDING, seed=3, num_inference_steps=60, images=8) for _ in range(6)]
+        waiting = [client.submit(RECORDING, seed=3, num_inference_steps=60, images=8) for _ in range(12)]
         redeploy(settings.model_copy(update={"bundle": folders[1]}))
         after = client.submit(RECORDING, seed=3, num_inference_steps=2)
         ends = [client.wait(job.id, timeout_s=80.0) for job in (*waiting, after)]
