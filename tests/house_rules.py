@@ -43,7 +43,7 @@ UNSAFE_CALLS = {
     "pandas.read_pickle",
     "pd.read_pickle",
 }
-TESTS_OF_NO_MODULE = {"architecture", "cluster_changes", "deploy", "page", "privacy", "readme"}
+TESTS_OF_NO_MODULE = {"architecture", "cluster_changes", "hot_swap", "deploy", "page", "privacy", "readme"}
 
 
 @cache

@@ -67,6 +67,7 @@ async def answer(
 
 def main() -> None:
     settings = JobSettings.model_validate_json(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     worker = JobWorker(settings, answer, bundles=lambda: [BUNDLE], stack=sys.argv[2])
     print("ready", flush=True)
     asyncio.run(worker.run())
