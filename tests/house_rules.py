@@ -43,7 +43,9 @@ UNSAFE_CALLS = {
     "pandas.read_pickle",
     "pd.read_pickle",
 }
-TESTS_OF_NO_MODULE = {"architecture", "cluster_changes", "hot_swap", "deploy", "page", "privacy", "readme"}
+TESTS_OF_NO_MODULE = {
+    "architecture", "cluster_changes", "deploy", "hot_swap", "page", "privacy", "private_service", "readme",
+}  # fmt: skip
 
 
 @cache
