@@ -128,7 +128,8 @@ class StreamClient:
             self._receive(self._timeout_s)  # the service closes after its summary
 
     def _begin(self, start: StreamStart) -> StreamReady:
-        self._socket.send(start.model_dump_json())
+        with suppress(ConnectionClosed):  # refused before anything was sent; the reason is there to be received
+            self._socket.send(start.model_dump_json())
         ready = self._receive(self._timeout_s)
         if not isinstance(ready, StreamReady):
             raise ConnectionError("the service did not begin with 'ready'; its version is another one")

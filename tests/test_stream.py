@@ -524,12 +524,22 @@ def lines(audit: Path, **wanted: Any) -> list[dict[str, Any]]:
     return [record for record in records if wanted.items() <= record.items()]
 
 
-def test_one_user_does_not_take_all_streams(guarded: Guarded, backend: FakeBackend) -> None:
+def test_one_user_does_not_take_all_streams(
+    guarded: Guarded, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect_slowly(*arguments: Any, **settings: Any) -> ClientConnection:
+        connection = connect(*arguments, **settings)
+        time.sleep(0.5)
+        return connection
+
     start = StreamStart(**SMALL | USE)
     with ExitStack() as stack:
         for _ in range(StreamSettings().max_streams_per_user):
             stack.enter_context(StreamClient(guarded.url, start, api_key=guarded.keys["lea"]))
         with pytest.raises(ValueError, match="too_many_streams"):
+            StreamClient(guarded.url, start, api_key=guarded.keys["lea"])
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="too_many_streams"):
+            patch.setattr("serving.stream_client.connect", connect_slowly)  # refused before it has sent anything
             StreamClient(guarded.url, start, api_key=guarded.keys["lea"])
         with pytest.raises(ValueError, match="purpose_missing"):
             StreamClient(guarded.url, StreamStart(**SMALL), api_key=guarded.keys["mia"])
