@@ -5,6 +5,7 @@ them with every upload: most of what reading a small file in isolation cost beyo
 """
 
 import importlib
+from contextlib import suppress
 
 _LATE = (
     "_strptime",
@@ -24,9 +25,15 @@ _LATE = (
     "mne.io.fiff",
     "mne.io.kit",
 )
+# for the metadata of FIF epochs, where it is installed: with pyarrow it takes a gigabyte of addresses, more than an
+# upload may have
+_OPTIONAL = ("pandas", "pyarrow.pandas_compat")
 
 
 def import_readers() -> None:
     """Import everything that reading a file of any format of `encoders.formats` needs."""
     for name in _LATE:
         importlib.import_module(name)
+    for name in _OPTIONAL:
+        with suppress(ImportError):
+            importlib.import_module(name)

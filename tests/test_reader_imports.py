@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mne
+import numpy as np
+import pandas
+
 from benchmarks.sample_recordings import sample_recordings
 
 _READ = """
@@ -27,6 +31,13 @@ def test_a_warmed_process_imports_nothing_to_read_a_file(tmp_path: Path) -> None
     (tmp_path / "files").mkdir()
     for name, content in files.items():
         (tmp_path / "files" / name.replace(" ", "-")).write_bytes(content)
+    labelled = "labelled-epo.fif"  # with metadata, which MNE reads with pandas
+    info = mne.create_info(["Fp1", "Cz", "Oz"], 100.0, "eeg")
+    data = 1e-5 * np.random.default_rng(0).standard_normal((4, 3, 120))
+    table = pandas.DataFrame({"picture": list("abcd")})
+    made = mne.EpochsArray(data, info, tmin=-0.2, metadata=table, verbose="error")
+    made.save(tmp_path / "files" / labelled, verbose="error")
+    files[labelled] = b""
     command = [sys.executable, "-c", _READ, str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert found.returncode == 0, found.stderr
