@@ -27,7 +27,7 @@ _LATE = (
 )
 # for the metadata of FIF epochs, where it is installed: with pyarrow it takes a gigabyte of addresses, more than an
 # upload may have
-_OPTIONAL = ("pandas", "pyarrow.pandas_compat")
+_OPTIONAL = ("pandas", "pyarrow.pandas_compat", "pyarrow.vendored.version")
 
 
 def import_readers() -> None:
