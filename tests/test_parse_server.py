@@ -216,7 +216,7 @@ def raw_answer(service: Service, raw: bytes) -> bytes:
     with socket.create_connection((host, int(port)), timeout=20.0) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(raw)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # the service may have gone already, and that is told by no ConnectionError
             connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError, TimeoutError):
             while chunk := connection.recv(1 << 16):
