@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from serving.job_blobs import open_blobs
 from serving.job_deployment import Jobs
 from serving.ray_backend import RayBackend
 from serving.reading_folder import require_memory
-from serving.replica_models import Default, WorkerOf, keeper
+from serving.replica_models import Default, Worker, WorkerOf, keeper
 from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
 from serving.served_bundles import BundleConfig, configured, find_bundles, open_bundle
@@ -53,21 +54,19 @@ def _leave() -> None:
     os._exit(70)
 
 
-class Encoder:
-    """Holds the encoders and galleries of the bundles that were asked for last."""
+class ModelReplica(ABC, Generic[Worker]):
+    """Keeps the models of the bundles that were asked for last, each loaded when it first is."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
-        self._described: dict[str, BundleInfo] = {}
-        self._worker_of: WorkerOf[EncoderWorker] = serve.multiplexed(
+        self._worker_of: WorkerOf[Worker] = serve.multiplexed(
             max_num_models_per_replica=settings.n_models_kept
         )(keeper(self._load))
         self._default = Default(self._worker_of)
 
-    def _load(self, place: BundlePlace) -> "EncoderWorker":
-        from serving.workers import EncoderWorker
-
-        return EncoderWorker(open_bundle(place), _leave)
+    @abstractmethod
+    def _load(self, place: BundlePlace) -> Worker:
+        """Load the model of a bundle, ready to work."""
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Load the default bundle of a `serving.served_bundles.BundleConfig`."""
@@ -81,6 +80,19 @@ class Encoder:
         """Load the bundle of the request."""
         await self._worker_of(serve.get_multiplexed_model_id())
         return True
+
+
+class Encoder(ModelReplica["EncoderWorker"]):
+    """Holds the encoders and galleries of the bundles that were asked for last."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        super().__init__(settings)
+        self._described: dict[str, BundleInfo] = {}
+
+    def _load(self, place: BundlePlace) -> "EncoderWorker":
+        from serving.workers import EncoderWorker
+
+        return EncoderWorker(open_bundle(place), _leave)
 
     async def describe(self) -> BundleInfo:
         """Describe the bundle of the request."""
@@ -110,33 +122,13 @@ class Encoder:
             raise RuntimeError(f"embedding failed ({type(error).__name__}); see the log of this replica") from None
 
 
-class Generator:
+class Generator(ModelReplica["GeneratorWorker"]):
     """Holds the image decoders of the bundles that were asked for last; each batches what concurrent requests want."""
-
-    def __init__(self, settings: ServingSettings) -> None:
-        self._settings = settings
-        self._worker_of: WorkerOf[GeneratorWorker] = serve.multiplexed(
-            max_num_models_per_replica=settings.n_models_kept
-        )(keeper(self._load))
-        self._default = Default(self._worker_of)
 
     def _load(self, place: BundlePlace) -> "GeneratorWorker":
         from serving.workers import GeneratorWorker
 
         return GeneratorWorker(open_bundle(place), self._settings, _leave)
-
-    async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Load the default bundle of a `serving.served_bundles.BundleConfig`."""
-        await self._default.change(config)
-
-    async def ready(self) -> bool:
-        """Answer, which a replica does once its default bundle is loaded."""
-        return True
-
-    async def load(self) -> bool:
-        """Load the bundle of the request."""
-        await self._worker_of(serve.get_multiplexed_model_id())
-        return True
 
     async def generate(self, image_embeds: NDArray[np.float32], order: PictureOrder) -> Pictures:
         """Make pictures with the bundle of the request."""
