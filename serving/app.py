@@ -32,6 +32,7 @@ from serving.job_deployment import Jobs
 from serving.ray_backend import RayBackend
 from serving.reading_folder import require_memory
 from serving.replica_models import Default, Worker, WorkerOf, keeper
+from serving.replica_ports import listen_on_own_address
 from serving.sandbox import require_isolation
 from serving.schema import BundleInfo
 from serving.served_bundles import BundleConfig, configured, find_bundles, open_bundle
@@ -58,6 +59,7 @@ class ModelReplica(ABC, Generic[Worker]):
     """Keeps the models of the bundles that were asked for last, each loaded when it first is."""
 
     def __init__(self, settings: ServingSettings) -> None:
+        listen_on_own_address()
         self._settings = settings
         self._worker_of: WorkerOf[Worker] = serve.multiplexed(
             max_num_models_per_replica=settings.n_models_kept
@@ -174,6 +176,7 @@ class Ingress:
         generator: DeploymentHandle[Any],
         jobs: DeploymentHandle[Any] | None = None,
     ) -> None:
+        listen_on_own_address()
         # the jobs worker is only bound to be deployed: jobs reach it through their store
         self._settings = settings
         self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)

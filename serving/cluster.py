@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 APPLICATION = "phosphene"
 _N_STARTS = 3
 _OBJECT_STORE_BYTES = 200 * 2**20
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -104,7 +104,7 @@ def prepare_environment() -> None:
     Ray reads mode and token once per process, so a process that used Ray before has to read them again; Ray's own
     token set-up refreshes them in the same way.
     """
-    for name, value in (_ENVIRONMENT | (RAY_ENVIRONMENT if configured() else {})).items():
+    for name, value in (ENVIRONMENT | (RAY_ENVIRONMENT if configured() else {})).items():
         os.environ.setdefault(name, value)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled

@@ -14,6 +14,7 @@ from serving.backend import PreviewCallback
 from serving.job_worker import JobWorker, OnProgress
 from serving.people import People
 from serving.ray_backend import RayBackend
+from serving.replica_ports import listen_on_own_address
 from serving.schema import GenerationFields, GenerationResponse
 from serving.served_bundles import configured
 from serving.settings import ServingSettings
@@ -32,6 +33,7 @@ class Jobs:
         from serving.provenance import Marker
         from serving.sandbox import open_sandbox
 
+        listen_on_own_address()
         self._settings = settings
         self._sandbox = open_sandbox(settings)
         self._backend = RayBackend(encoder, generator, sleeps=not settings.generator.n_replicas)

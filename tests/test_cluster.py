@@ -12,10 +12,12 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
@@ -58,6 +60,19 @@ def test_a_started_service_is_ready_and_tells_its_bundle(client: PhospheneClient
     assert client.ready()
     (bundle,) = client.bundles()
     assert set(bundle.modalities) == {"eeg", "meg"} and len(bundle.preprocessing_hash) == 64
+
+
+def test_no_process_of_the_service_listens_beyond_this_machine(client: PhospheneClient) -> None:
+    assert client.ready()
+    listening = {
+        (process.name(), *one.laddr)
+        for process in psutil.Process().children(recursive=True)
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    replicas = {entry for entry in listening if "Serve" in entry[0]}
+    assert len(replicas) >= 3, listening
+    assert not {entry for entry in listening if not ip_address(entry[1].removeprefix("::ffff:")).is_loopback}
 
 
 def test_a_process_that_used_ray_before_takes_the_new_token() -> None:

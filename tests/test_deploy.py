@@ -26,6 +26,8 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from compose_spec import PyOptions
 from ray.serve.schema import ServeDeploySchema
 
+from serving.app import build
+from serving.cluster import ENVIRONMENT as cluster_environment
 from serving.cluster import free_port
 from serving.settings import ServingSettings
 
@@ -65,6 +67,23 @@ def test_serve_config_listens_on_loopback_and_names_the_shipped_bundle() -> None
     assert config["http_options"]["host"] == "127.0.0.1"
     assert "grpc_options" not in config
     assert config["applications"][0]["args"]["bundle"] == "generation/demo_bundle"
+
+
+def test_the_environment_file_is_what_the_service_sets_for_its_own_ray() -> None:
+    lines = [line for line in (DEPLOY / "ray.env").read_text().splitlines() if line and not line.startswith("#")]
+    assert dict(line.split("=", 1) for line in lines) == {
+        name: value for name, value in cluster_environment.items() if name != "RAY_SERVE_LOG_TO_STDERR"
+    }
+
+
+def test_serve_config_fits_a_machine_of_two_cores() -> None:
+    from ray.serve._private.build_app import build_app
+
+    application = build(serve_configs()["serve.yaml"]["applications"][0]["args"])
+    deployments = build_app(application, name="phosphene").deployments
+    asked = {one.name: one.num_replicas * one.ray_actor_options["num_cpus"] for one in deployments}
+    assert set(asked) == {"Encoder", "Generator", "Ingress", "Jobs"}
+    assert sum(asked.values()) <= 2.0, asked
 
 
 def test_versions_agree(project_root: Path) -> None:
