@@ -135,7 +135,8 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
         if epochs.n_epochs > max_epochs:
             return _refused(
                 "too_many_epochs",
-                f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; send fewer",
+                f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; "
+                "send it in parts, or decode it where it lies with `phosphene decode-dataset`",
             )
         return _accepted(epochs if request["keep_subject"] else _unnamed(epochs))
     except EpochsMismatch as error:
