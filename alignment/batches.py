@@ -70,7 +70,8 @@ class GroupedBatches:
         """
         if self.batch_size % world or not 0 <= rank < world:
             raise ValueError(
-                f"batch_size {self.batch_size} must be divisible by {world} processes and rank {rank} be one of them"
+                f"a batch cannot be shared: got batch_size {self.batch_size} for rank {rank} of {world} processes, "
+                f"expected a multiple of {world} and a rank of 0 to {world - 1}; change batch_size or the processes"
             )
         turn, place = divmod(step, self.n_batches)
         share = self.batch_size // world

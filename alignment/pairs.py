@@ -243,7 +243,12 @@ def batch_rows(n: int, batch_size: int, step: int, rank: int, world: int, seed: 
         If the batch does not divide among the processes, or exceeds the data.
     """
     if batch_size % world or not 0 < batch_size <= n:
-        raise ValueError(f"batch_size {batch_size} must be divisible by {world} processes and at most {n} rows")
+        most = min(max(batch_size, world), n) // world * world
+        way_out = f"set batch_size to {most}" if most else f"give more rows, or at most {n} processes"
+        raise ValueError(
+            f"a batch cannot be drawn: got batch_size {batch_size} for {n} rows and {world} processes, "
+            f"expected a multiple of {world} from {world} to {n}; {way_out}"
+        )
     turn, place = divmod(step, n // batch_size)
     order = np.random.default_rng([seed, turn]).permutation(n)
     share = batch_size // world

@@ -122,7 +122,13 @@ class JobBlobs:
         self.prepare()
         with _reporting():
             self._files.invalidate_cache()
-            return [str(path).rsplit("/", 1)[-1] for path in self._files.ls(f"{self._root}/{kind}", detail=False)]
+            try:
+                paths = self._files.ls(f"{self._root}/{kind}", detail=False)
+            except FileNotFoundError:
+                if self._local:
+                    raise
+                return []  # object stores know no empty folders
+            return [str(path).rsplit("/", 1)[-1] for path in paths]
 
     def age_s(self, kind: Kind, name: str) -> float:
         """Return the seconds since a name was written; 0 if it is gone."""

@@ -136,7 +136,7 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
             return _refused(
                 "too_many_epochs",
                 f"the recording holds {epochs.n_epochs} epochs, at most {max_epochs} are taken; "
-                "send it in parts, or decode it where it lies with `phosphene decode-dataset`",
+                "send it in several files, or save it as -epo.fif and run `phosphene decode-dataset` on it",
             )
         return _accepted(epochs if request["keep_subject"] else _unnamed(epochs))
     except EpochsMismatch as error:

@@ -99,5 +99,5 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             GroupedBatches(**{"target": target, "subject": subject, **settings})
-    with pytest.raises(ValueError, match="divisible by 5"):
+    with pytest.raises(ValueError, match="multiple of 5 and .*; change batch_size"):
         GroupedBatches(target, subject, 24).rows(0, 0, 5)

@@ -1,6 +1,7 @@
 """One block of a data set, without Ray: the seed and the epoch decide a picture, and a bad epoch stops no other."""
 
 import errno
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
 from encoders.answer_table import count_answers
-from encoders.epoch_ranges import EpochRange
+from encoders.epoch_ranges import EpochRange, ranges
 from serving import dataset_block
+from serving.cli import main
 from serving.dataset_block import BlockDecoder, block_file, epoch_seed
 from serving.dataset_run import BlockTask
+from serving.schema import MAX_EPOCHS
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,41 @@ def test_a_full_disk_is_told_and_leaves_no_finished_block(
 def test_seeds_are_of_the_epoch_and_fit_the_service() -> None:
     seeds = {epoch_seed(seed, name, epoch) for seed in (0, 1) for name in ("a", "b") for epoch in range(50)}
     assert len(seeds) == 200 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+@pytest.mark.slow
+def test_a_recording_too_long_for_decode_is_decoded_in_blocks_as_its_pieces_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle", retrieves=True)
+    whole = tiny_recording("eeg", 900)
+    whole.save(tmp_path / "long-epo.fif")
+    decode = ["--bundle", str(bundle), "--subject", whole.subject, "--out"]
+    assert main(["decode", str(tmp_path / "long-epo.fif"), *decode, str(tmp_path / "refused")]) == 2
+    assert f"900 epochs, at most {MAX_EPOCHS} are taken" in capsys.readouterr().err
+
+    (tmp_path / "out" / "blocks").mkdir(parents=True)
+    blocks = BlockDecoder(str(bundle), {"block_epochs": 300}, str(tmp_path / "out"))
+    rows = []
+    for number, block in enumerate(ranges(tmp_path / "long-epo.fif", 300)):
+        blocks.decode(number, block)
+        rows += pq.read_table(block_file(tmp_path / "out", number)).to_pylist()
+    blocks.close()
+    assert [row["epoch"] for row in rows] == list(range(900)) and not any(row["refused"] for row in rows)
+
+    pieces = []
+    for start, stop in ((0, 450), (450, 900)):
+        whole.select(list(range(start, stop))).save(tmp_path / f"{start}-epo.fif")
+        assert main(["decode", str(tmp_path / f"{start}-epo.fif"), *decode, str(tmp_path / str(start))]) == 0
+        pieces += json.loads((tmp_path / str(start) / "answer.json").read_text())["epochs"]
+    assert [row["stimulus"] for row in rows] == [epoch["stimulus"] for epoch in pieces]
+    names, similarity = (
+        np.array([[one[key] for one in answer["neighbours"]] for answer in [*rows, *pieces]]).reshape(2, 900, -1)
+        for key in ("name", "similarity")
+    )
+    assert np.allclose(*similarity, atol=1e-5) and (names[0] == names[1]).mean() > 0.99
+    # confidence is a share of recordings without a signal, and rounding may move an answer past one of them
+    sure = np.array([answer["confidence"] for answer in [*rows, *pieces]]).reshape(2, 900)
+    assert np.isclose(*sure, atol=1e-5).mean() > 0.99
+    shown = [row["pictures"][0] for row in rows]
+    assert all((tmp_path / "out" / file).is_file() for file in shown) and len(set(shown)) == 900

@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from serving.access_settings import EncryptionSettings
 from serving.job_blobs import KINDS, JobBlobs, Kind, open_blobs, pack_upload, unpack_upload
@@ -15,9 +18,24 @@ from serving.settings import JobSettings
 from serving.vault import KeyDestroyed, new_master_key
 
 
-@pytest.mark.parametrize("kind", ["folder", "memory"])
+class FlatFiles(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """As object stores are: names that hold slashes, and no folder that is empty."""
+
+    protocol = "flat"
+    store: ClassVar[dict[str, object]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing."""
+
+
+fsspec.register_implementation("flat", FlatFiles)
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory", "flat"])
 def test_what_was_written_is_read_listed_and_removed(kind: str, tmp_path: Path) -> None:
-    blobs = JobBlobs(str(tmp_path / "jobs") if kind == "folder" else f"memory://{tmp_path.name}")
+    blobs = JobBlobs(str(tmp_path / "jobs") if kind == "folder" else f"{kind}://{tmp_path.name}")
+    assert all(blobs.names(one) == [] for one in KINDS)
     blobs.write("results", "a.1", b"first")
     blobs.write("results", "a.1", b"second")
     assert blobs.read("results", "a.1") == b"second"

@@ -81,7 +81,16 @@ def test_every_row_once_per_pass_and_shares_make_the_batch() -> None:
     assert np.array_equal(np.concatenate(halves), first[2])
 
 
-@pytest.mark.parametrize(("batch", "world"), [(9, 2), (51, 1), (0, 1)])
-def test_impossible_batches_are_refused(batch: int, world: int) -> None:
-    with pytest.raises(ValueError, match="divisible"):
-        batch_rows(50, batch, 0, 0, world, seed=0)
+@pytest.mark.parametrize(
+    ("n", "batch", "world", "advised"), [(50, 9, 2, 8), (50, 51, 1, 50), (51, 60, 2, 50), (50, 0, 1, 1), (50, 1, 4, 4)]
+)
+def test_impossible_batches_are_refused_with_one_that_is_possible(n: int, batch: int, world: int, advised: int) -> None:
+    said = f"got batch_size {batch} for {n} rows and {world} processes, expected a multiple of {world} from {world} to"
+    with pytest.raises(ValueError, match=f"{said} {n}; set batch_size to {advised}$"):
+        batch_rows(n, batch, 0, 0, world, seed=0)
+    assert len(batch_rows(n, advised, 0, 0, world, seed=0)) == advised // world
+
+
+def test_fewer_rows_than_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="; give more rows, or at most 3 processes$"):
+        batch_rows(3, 4, 0, 0, 4, seed=0)
