@@ -20,7 +20,7 @@ from alignment.runtime import Runtime
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle, BundleError
 from generation.calibrated_people import check_people
-from serving.cli import DEMO_BUNDLE, DEMO_DATA
+from serving.cli import DEMO_BUNDLE, DEMO_DATA, main
 from serving.client import PhospheneClient, problem_of
 from serving.local_backend import LocalBackend
 from serving.settings import ServingSettings
@@ -178,3 +178,28 @@ def test_one_that_is_spoilt_later_is_refused_without_its_name(
     assert "anna" not in caplog.text
     with pytest.raises(BundleError, match="anna"):
         LocalBackend(settings)
+
+
+def test_the_command_decodes_as_the_service_does(
+    client: PhospheneClient,
+    folder: Path,
+    later: dict[str, SignalEpochs],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recording, out = tmp_path / "later.npz", str(tmp_path / "out")
+    later["eeg"].save(recording)
+    command = ["decode", str(recording), "--bundle", str(DEMO_BUNDLE), "--out", out, "--num-inference-steps", "1"]
+    assert main([*command, "--people", str(folder), "--subject", "ben", "--json"]) == 0
+    local = json.loads(capsys.readouterr().out)
+    served = client.generate(recording.read_bytes(), subject="ben", num_inference_steps=1)
+    assert local["report"]["calibration"] == served.report.calibration == "few-shot"
+    for mine, other in zip(local["epochs"], served.epochs, strict=True):
+        assert [near["name"] for near in mine["neighbours"]] == [near.name for near in other.neighbours]
+    refused = (
+        (["--subject", "ben"], "'ben' is not known"),
+        (["--people", str(folder), "--subject", "zoe"], "'zoe' is not known"),
+        (["--people", str(folder)], "no person was named"),
+    )
+    for more, words in refused:
+        assert main([*command, *more]) == 2 and words in capsys.readouterr().err
