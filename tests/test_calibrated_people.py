@@ -25,6 +25,8 @@ from serving.client import PhospheneClient, problem_of
 from serving.local_backend import LocalBackend
 from serving.settings import ServingSettings
 from serving.simulated import show_scenes
+from serving.stream_client import StreamClient
+from serving.stream_schema import StreamEpoch, StreamOptions, StreamStart
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,15 @@ def folder(bundle: Bundle, people: dict[str, PersonMap], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[PhospheneClient]:
+def url(folder: Path) -> Iterator[str]:
     settings = ServingSettings(bundle=DEMO_BUNDLE, people_folder=str(folder))
-    with fake_service(settings, LocalBackend(settings)) as url, PhospheneClient(url) as connected:
+    with fake_service(settings, LocalBackend(settings)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[PhospheneClient]:
+    with PhospheneClient(url) as connected:
         yield connected
 
 
@@ -203,3 +211,22 @@ def test_the_command_decodes_as_the_service_does(
     )
     for more, words in refused:
         assert main([*command, *more]) == 2 and words in capsys.readouterr().err
+
+
+def test_a_stream_is_calibrated_like_an_upload(url: str, later: dict[str, SignalEpochs]) -> None:
+    epochs = later["eeg"]
+    found = {}
+    for subject in ("", "ben"):
+        options = StreamOptions(subject=subject, num_inference_steps=1)
+        start = StreamStart(
+            modality="eeg", ch_names=epochs.ch_names, sfreq=epochs.sfreq, when_busy="wait", options=options
+        )
+        with StreamClient(url, start) as stream:
+            stream.mark(round(epochs.sfreq), "seen")
+            stream.push(np.concatenate(list(epochs.data), axis=1))
+            (one,) = stream.finish()
+        assert isinstance(one, StreamEpoch)
+        found[subject] = one.answer
+    assert (found[""].report.calibration, found["ben"].report.calibration) == ("", "few-shot")
+    near = [[one.similarity for one in answer.epochs[0].neighbours] for answer in found.values()]
+    assert near[0] != near[1]
