@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--num-inference-steps", type=int, metavar="N", help="default: the bundle's")
     decode.add_argument("--guidance-scale", type=float, metavar="G", help="default: the bundle's")
     decode.add_argument("--average", action="store_true", help="average the epochs of one stimulus first")
-    decode.add_argument("--subject", default="", help="a person the bundle knows")
+    decode.add_argument("--subject", default="", help="a person the bundle knows, or one of --people")
+    decode.add_argument("--people", default="", metavar="DIR", help="calibrations, as the setting people_folder")
     decode.add_argument("--onsets", default="", help="onsets of a continuous file in seconds, comma-separated")
 
     simulate = _command(commands, "simulate", _simulate, "write simulated recordings of scenes nobody was trained on")
@@ -195,7 +196,7 @@ def _decode(arguments: argparse.Namespace) -> int:
 
     names = ("images", "seed", "num_inference_steps", "guidance_scale", "average", "subject", "onsets")
     fields = GenerationFields(**{name: getattr(arguments, name) for name in names})
-    answer = decode_files(arguments.bundle, arguments.file, fields, arguments.out)
+    answer = decode_files(arguments.bundle, arguments.file, fields, arguments.out, people_folder=arguments.people)
     if arguments.json:
         print((arguments.out / "answer.json").read_text())
         return 0

@@ -21,7 +21,9 @@ from serving.settings import ParseLimits, ServingSettings
 _OWN_FILES = ParseLimits(allow_unsandboxed_uploads=True)
 
 
-def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out: Path) -> GenerationResponse:
+def decode_files(
+    bundle: Path, files: list[Path], fields: GenerationFields, out: Path, *, people_folder: str = ""
+) -> GenerationResponse:
     """Decode one recording, or an EEG and a MEG recording, and write pictures and the answer.
 
     Parameters
@@ -32,6 +34,8 @@ def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out:
     fields : GenerationFields
     out : Path
         Receives ``epoch-000-image-0.png`` and so on, and ``answer.json``.
+    people_folder : str
+        Calibrations to people, as the setting of that name; ``fields.subject`` says to whom.
 
     Returns
     -------
@@ -40,12 +44,18 @@ def decode_files(bundle: Path, files: list[Path], fields: GenerationFields, out:
     Raises
     ------
     ValueError
-        If the recording is refused.
+        If the recording is refused, or nobody is named whose calibration is to be used.
     """
+    if people_folder and not fields.subject:
+        raise ValueError(
+            f"calibrations of {people_folder} were asked for and no person was named; name one (--subject), or leave "
+            "the folder out"
+        )
     if len(files) > MAX_FILES:
         raise ValueError(f"got {len(files)} files, at most {MAX_FILES} are taken: one of EEG and one of MEG")
     contents = [file.read_bytes() for file in files]
-    answer = asyncio.run(_answer(ServingSettings(bundle=bundle, parse=_OWN_FILES), fields, contents))
+    settings = ServingSettings(bundle=bundle, people_folder=people_folder, parse=_OWN_FILES)
+    answer = asyncio.run(_answer(settings, fields, contents))
     write_answer(answer, out)
     return answer
 

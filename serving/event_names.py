@@ -24,7 +24,7 @@ _DATE = re.compile(
 _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
-def kept_names(names: Sequence[str], person: str) -> tuple[str, ...]:
+def kept_names(names: Sequence[str], person: str, numbers: dict[str, str] | None = None) -> tuple[str, ...]:
     """Return the names of stimuli, those that may identify a person replaced by numbered ones.
 
     Parameters
@@ -33,9 +33,11 @@ def kept_names(names: Sequence[str], person: str) -> tuple[str, ...]:
         One per epoch; empty where unknown, which stays.
     person : str
         What the header of the file says of who was recorded.
+    numbers : dict, optional
+        Names that were replaced before, and by what, where names come one after the other; new ones are added.
     """
     words = {word.casefold() for word in _LONG_WORD.findall(person)}
-    numbers: dict[str, str] = {}
+    numbers = {} if numbers is None else numbers
     for name in names:
         if name and name not in numbers and not _is_harmless(name, person, words):
             numbers[name] = f"{FREE_TEXT} {len(numbers) + 1}"

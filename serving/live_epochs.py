@@ -15,6 +15,7 @@ from encoders.repetition_means import RepetitionMeans
 from serving.access import caller_of
 from serving.answers import Answers
 from serving.backend import ServedBundle
+from serving.event_names import kept_names
 from serving.gate import Gate
 from serving.metrics import Metrics
 from serving.problems import problem_of, refusal
@@ -72,6 +73,7 @@ class LiveEpochs:
         # float64, so twice what the largest upload may hold
         self._means = RepetitionMeans(int(2 * settings.max_upload_mb * 2**20))
         self._told = 0
+        self._numbered: dict[str, str] = {}
         self._counts = {"answered": 0, "dropped": 0, "refused": 0}
 
     async def answer(self) -> None:
@@ -157,6 +159,7 @@ class LiveEpochs:
                 f"the stream has {cutter.n_marks} stimuli, the most one may have; begin another one to go on",
             )
         number = cutter.n_marks
+        (stimulus,) = kept_names([stimulus], "", self._numbered)
         try:
             cutter.mark(sample, stimulus)
         except EpochsMismatch as error:

@@ -142,7 +142,9 @@ class StreamMarker(_Message):
 
     type: Literal["marker"] = "marker"
     sample: int = Field(ge=0, lt=MAX_SAMPLE, description="counted from the first one sent, which is 0")
-    stimulus: str = Field("", max_length=MAX_STIMULUS)
+    stimulus: str = Field(
+        "", max_length=MAX_STIMULUS, description="free text is answered as 'free text' and a number, as in uploads"
+    )
 
 
 class StreamEnd(_Message):

@@ -20,11 +20,13 @@ from alignment.runtime import Runtime
 from encoders.epochs import SignalEpochs
 from generation.bundle import Bundle, BundleError
 from generation.calibrated_people import check_people
-from serving.cli import DEMO_BUNDLE, DEMO_DATA
+from serving.cli import DEMO_BUNDLE, DEMO_DATA, main
 from serving.client import PhospheneClient, problem_of
 from serving.local_backend import LocalBackend
 from serving.settings import ServingSettings
 from serving.simulated import show_scenes
+from serving.stream_client import StreamClient
+from serving.stream_schema import StreamEpoch, StreamOptions, StreamStart
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,15 @@ def folder(bundle: Bundle, people: dict[str, PersonMap], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[PhospheneClient]:
+def url(folder: Path) -> Iterator[str]:
     settings = ServingSettings(bundle=DEMO_BUNDLE, people_folder=str(folder))
-    with fake_service(settings, LocalBackend(settings)) as url, PhospheneClient(url) as connected:
+    with fake_service(settings, LocalBackend(settings)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[PhospheneClient]:
+    with PhospheneClient(url) as connected:
         yield connected
 
 
@@ -178,3 +186,47 @@ def test_one_that_is_spoilt_later_is_refused_without_its_name(
     assert "anna" not in caplog.text
     with pytest.raises(BundleError, match="anna"):
         LocalBackend(settings)
+
+
+def test_the_command_decodes_as_the_service_does(
+    client: PhospheneClient,
+    folder: Path,
+    later: dict[str, SignalEpochs],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recording, out = tmp_path / "later.npz", str(tmp_path / "out")
+    later["eeg"].save(recording)
+    command = ["decode", str(recording), "--bundle", str(DEMO_BUNDLE), "--out", out, "--num-inference-steps", "1"]
+    assert main([*command, "--people", str(folder), "--subject", "ben", "--json"]) == 0
+    local = json.loads(capsys.readouterr().out)
+    served = client.generate(recording.read_bytes(), subject="ben", num_inference_steps=1)
+    assert local["report"]["calibration"] == served.report.calibration == "few-shot"
+    for mine, other in zip(local["epochs"], served.epochs, strict=True):
+        assert [near["name"] for near in mine["neighbours"]] == [near.name for near in other.neighbours]
+    refused = (
+        (["--subject", "ben"], "'ben' is not known"),
+        (["--people", str(folder), "--subject", "zoe"], "'zoe' is not known"),
+        (["--people", str(folder)], "no person was named"),
+    )
+    for more, words in refused:
+        assert main([*command, *more]) == 2 and words in capsys.readouterr().err
+
+
+def test_a_stream_is_calibrated_like_an_upload(url: str, later: dict[str, SignalEpochs]) -> None:
+    epochs = later["eeg"]
+    found = {}
+    for subject in ("", "ben"):
+        options = StreamOptions(subject=subject, num_inference_steps=1)
+        start = StreamStart(
+            modality="eeg", ch_names=epochs.ch_names, sfreq=epochs.sfreq, when_busy="wait", options=options
+        )
+        with StreamClient(url, start) as stream:
+            stream.mark(round(epochs.sfreq), "seen")
+            stream.push(np.concatenate(list(epochs.data), axis=1))
+            (one,) = stream.finish()
+        assert isinstance(one, StreamEpoch)
+        found[subject] = one.answer
+    assert (found[""].report.calibration, found["ben"].report.calibration) == ("", "few-shot")
+    near = [[one.similarity for one in answer.epochs[0].neighbours] for answer in found.values()]
+    assert near[0] != near[1]

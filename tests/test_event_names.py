@@ -38,3 +38,10 @@ def test_the_same_text_has_the_same_number_and_others_stay() -> None:
 
 def test_an_id_of_a_person_is_compared_whole() -> None:
     assert kept_names(["S01", "S01b", "face"], "s01") == ("free text 1", "S01b", "face")
+
+
+def test_names_that_come_one_by_one_are_numbered_as_all_at_once() -> None:
+    names = ["Anna Weiss", "face", "seen on 3.4.1990", "Anna Weiss", ""]
+    numbers: dict[str, str] = {}
+    one_by_one = tuple(kept_names([name], "", numbers)[0] for name in names)
+    assert one_by_one == kept_names(names, "") and one_by_one[0] == one_by_one[3] == f"{FREE_TEXT} 1"

@@ -108,6 +108,21 @@ def test_the_answer_is_that_of_the_uploaded_epoch(url: str) -> None:
     assert live.answer.notice == filed.notice and live.answer.seed == filed.seed
 
 
+def test_free_text_of_markers_is_numbered_as_that_of_uploads(url: str) -> None:
+    text, other = "Anna Weiss, 3.4.1990", "second visit of Anna"
+    marks = {60: text, 200: "face", 330: other, 450: text, 590: other}  # the last is cut off
+    options = StreamOptions(**OPTIONS, average=True)
+    found = [one for _, one in sorted(streamed(url, recording(n=600), 50, marks, options=options).items())]
+    assert [one.stimulus for one in found] == ["free text 1", "face", "free text 2", "free text 1", "free text 2"]
+    assert isinstance(found[-1], StreamRefused)
+    for one in found[:-1]:
+        assert isinstance(one, StreamEpoch) and one.answer.epochs[0].stimulus == one.stimulus
+        warned = any("free text" in warning for warning in one.answer.report.warnings)
+        assert warned == one.stimulus.startswith("free text")
+    assert isinstance(found[3], StreamEpoch) and found[3].answer.epochs[0].n_averaged == 2
+    assert not any("Anna" in one.model_dump_json() for one in found)
+
+
 def eeg_channels() -> LiveChannels:
     n = len(LAYOUT.ch_names)
     return LiveChannels(SFREQ, LAYOUT.ch_names, LAYOUT.ch_types, np.full((n, 3), np.nan, np.float32), np.full(n, 1e-6))
