@@ -58,7 +58,12 @@ def read_person(file: PersonFile, bundle: Bundle) -> PersonMap:
 
 
 def check_people(folder: Path, bundle: Bundle) -> None:
-    """Read every calibration for a bundle; raises what `read_person` does."""
+    """Read every calibration for a bundle; raises what `read_person` does, and `BundleError` without a folder."""
+    if not folder.is_dir():
+        raise BundleError(
+            f"there is no folder {folder} of calibrations to people; name the one that `phosphene calibrate --out` "
+            "wrote <bundle id>/<group>/ into, or leave it out"
+        )
     for file in list_people(folder, bundle.id):
         read_person(file, bundle)
 

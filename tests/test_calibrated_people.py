@@ -164,6 +164,11 @@ def test_a_calibration_that_does_not_belong_is_refused_at_the_start(
         check_people(tmp_path / "people", bundle)
 
 
+def test_a_folder_that_is_not_there_is_refused_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="there is no folder .*peeple of calibrations"):
+        check_people(tmp_path / "peeple", bundle)
+
+
 def test_one_that_is_spoilt_later_is_refused_without_its_name(
     bundle: Bundle,
     folder: Path,
