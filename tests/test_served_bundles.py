@@ -243,6 +243,9 @@ def test_a_job_keeps_the_bundle_that_was_the_default_when_it_came(tmp_path: Path
         repeated = http.post("/v1/jobs", files={"file": RECORDING}, headers=headers).json()
         after = http.post("/v1/jobs", files={"file": RECORDING}).json()
     assert (before["bundle_id"], after["bundle_id"]) == ("old", "new") and repeated["id"] == before["id"]
+    with fake_service(settings, backend) as url, PhospheneClient(url) as client:
+        done = [client.wait(job["id"]).result for job in (before, after)]
+    assert [result and result.bundle_id for result in done] == ["old", "new"], "run with the bundle it came for"
 
 
 def test_info_of_bundles_is_json(url: str) -> None:
