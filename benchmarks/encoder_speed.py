@@ -37,7 +37,10 @@ PUBLISHED = {
     "ts_conv": ("NICE", {"63x250": "239/107"}),
     "ts_conv_neurobridge": ("NeuroBridge TSConv", {"17x250": "590/276", "63x250": "154/92", "271x201": "fails"}),
     "atm": ("ATM ATMS", {"17x250": "591/244", "63x250": "197/64", "271x201": "fails"}),
-    "brain_module": ("SimpleConv", {"17x250": "42/12", "63x250": "40/11", "271x201": "39/-"}),
+    "brain_module_image": (
+        "SimpleConv with temporal aggregation",
+        {"17x250": "42/12", "63x250": "40/11", "271x201": "39/-"},
+    ),
     "eegnet": ("braindecode EEGNetv4", {"17x250": "3130/902", "63x250": "980/229", "271x201": "131/67"}),
     "shallow_conv_net": (
         "braindecode ShallowFBCSPNet",
