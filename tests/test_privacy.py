@@ -257,6 +257,10 @@ def answers_of(
                 if not cut:
                     whole[name] = direct
         assert {name: found for name, content in answers.items() if (found := traces_in(content))} == {}
+        # an upload goes after its job has ended, which others may see before the worker's own commit returns (P2: 60 s)
+        deadline = time.monotonic() + 60.0
+        while list((folder / "jobs" / "uploads").iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         stored = [file for file in (folder / "jobs").rglob("*") if file.is_file()]
         assert len([file for file in stored if file.parent.name == "results"]) == len(cuts) * len(files)
         assert {file.name: found for file in stored if (found := traces_in(file.read_bytes()))} == {}
