@@ -60,6 +60,7 @@ class _Run:
     step: Step | None = None
     preview: Preview | None = None
     preview_step: int = 0
+    ending: bool = False
 
     def on_progress(self, progress: Progress) -> None:
         if progress.stage != "encode":  # takes milliseconds, and would hide the last step of the pictures
@@ -168,7 +169,8 @@ class JobWorker:
             self._store.beat, self._name, steps, tuple(self._runs), lease_s=self._settings.lease_s
         )
         for job_id, run in list(self._runs.items()):
-            if job_id not in held:
+            # one that ends is no longer held either, and still has its upload to erase
+            if job_id not in held and not run.ending:
                 run.cancel()
 
     async def _work(self, run: _Run) -> None:
@@ -182,22 +184,23 @@ class JobWorker:
                 fields, contents = unpack_upload(upload)
                 fields = fields.model_copy(update={"bundle": job.bundle})
                 answer = await self._answer(fields, contents, run.on_progress, run.on_preview, owner=job.owner)
-            await self._end(job, answer.model_copy(update={"id": job.id}), run.step)
+            await self._end(run, answer.model_copy(update={"id": job.id}))
         except TimeoutError:
             sentence = f"the job ran longer than {self._settings.timeout_s:g} s; ask for fewer pictures or steps"
-            await self._end(job, problem_of(refusal("timed_out", sentence)))
+            await self._end(run, problem_of(refusal("timed_out", sentence)))
         except HTTPException as error:
-            await self._settle(job, problem_of(error))
+            await self._settle(run, problem_of(error))
         except KeyDestroyed:
-            await self._forget(job)
+            await self._forget(run)
         except Exception as error:
             log_failure(logger, "a job failed", error)
             await self._insist(self._give_back, job, True, "internal_error", 0.0)
         finally:
             self._runs.pop(job.id, None)
 
-    async def _settle(self, job: Job, problem: Problem) -> None:
+    async def _settle(self, run: _Run, problem: Problem) -> None:
         """Decide what a refusal means: run again later, run again alone, or the end."""
+        job = run.job
         if problem.code == "queue_full":
             await self._insist(self._give_back, job, False, "", _RETRY_S)
         elif problem.code == "replica_lost":
@@ -206,25 +209,27 @@ class JobWorker:
             # it was served when the job was taken: whether it is gone for good is decided as for jobs that wait
             await self._insist(self._give_back, job, False, "", _RETRY_S)
         else:
-            await self._end(job, problem)
+            await self._end(run, problem)
 
-    async def _end(self, job: Job, answer: GenerationResponse | Problem, step: Step | None = None) -> None:
+    async def _end(self, run: _Run, answer: GenerationResponse | Problem) -> None:
         """Write what came out, then end the job, then erase its upload; the first to end it wins."""
+        run.ending, job = True, run.job
         name = f"{job.id}.{self._name}"
         try:
             await self._insist(self._write, name, answer.model_dump_json().encode(), job.owner)
         except KeyDestroyed:
-            await self._forget(job)
+            await self._forget(run)
             return
         if isinstance(answer, Problem):
             first = await self._insist(self._fail, job.id, answer.code, name)
         else:
-            first = await self._insist(self._finish, job.id, name, step)
+            first = await self._insist(self._finish, job.id, name, run.step)
         for remove in [("uploads", job.id), ("previews", job.id), *([] if first else [("results", name)])]:
             await self._insist(self._blobs.remove, *remove)
 
-    async def _forget(self, job: Job) -> None:
+    async def _forget(self, run: _Run) -> None:
         """End a job whose owner's key was destroyed: nothing of it can be read, and nothing new may be kept."""
+        run.ending, job = True, run.job
         await self._insist(self._fail, job.id, "upload_lost", "")
         for kind in ("uploads", "previews"):
             await self._insist(self._blobs.remove, kind, job.id)

@@ -19,7 +19,9 @@ from postgres_server import PostgresServer
 from serving.job_desk import JobDesk
 from serving.job_schema import ENDED
 from serving.job_table import Job
-from serving.schema import GenerationFields
+from serving.job_worker import JobWorker
+from serving.problems import refusal
+from serving.schema import GenerationFields, GenerationResponse
 from serving.settings import JobSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +112,36 @@ def test_a_job_ends_with_its_result_and_its_upload_is_erased(workers: Workers) -
     problem = workers.result(refused)
     assert problem["code"] == workers.wait(refused).code == "epochs_mismatch"
     wait_until(lambda: files(workers, "uploads") == [])
+
+
+def test_a_beat_between_the_end_of_a_job_and_the_erasing_of_its_upload_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Workers(tmp_path / "jobs", sweep_s=3600.0)
+    opened.submit("any")
+
+    async def answer(*_: Any, **__: Any) -> GenerationResponse:
+        raise refusal("bad_field", "refused")
+
+    async def work() -> None:
+        worker = JobWorker(opened.settings, answer, bundles=lambda: (BUNDLE,), stack="stack")
+        fail = worker._store.fail
+
+        def slow(*arguments: Any, **options: Any) -> bool:
+            first = fail(*arguments, **options)
+            time.sleep(5 * opened.settings.beat_s)
+            return first
+
+        monkeypatch.setattr(worker._store, "fail", slow)
+        running = asyncio.create_task(worker.run())
+        await asyncio.to_thread(wait_until, lambda: not files(opened, "uploads"), 10.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    try:
+        asyncio.run(work())
+    finally:
+        opened.close()
 
 
 @on_both_stores

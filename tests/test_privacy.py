@@ -257,7 +257,7 @@ def answers_of(
                 if not cut:
                     whole[name] = direct
         assert {name: found for name, content in answers.items() if (found := traces_in(content))} == {}
-        # an upload goes after its job has ended, which others may see before the worker's own commit returns (P2: 60 s)
+        # an upload goes just after its job has ended (P2: within 60 s); nothing sweeps here
         deadline = time.monotonic() + 60.0
         while list((folder / "jobs" / "uploads").iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)
