@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.encoder_jobs import BOTH, Job
+from benchmarks.encoder_jobs import BOTH, Budget, Job, compared_budget
 from benchmarks.encoder_report import standing_rows, unfinished
 from benchmarks.report_file import write_section
 from encoders.modality import combination
@@ -20,10 +20,10 @@ N_BOOTSTRAP = 2000
 def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") -> None:
     """Write the section from whatever jobs are finished; rows of earlier runs stay, others are named below."""
     jobs = [job for job in expected if (work / job.key / "result.json").exists()]
-    alone: dict[tuple[tuple[str, ...], str], list[Job]] = {}
+    alone: dict[tuple[tuple[str, ...], str, Budget], list[Job]] = {}
     for job in jobs:
         if job.group == "encoder":
-            alone.setdefault((job.modalities, job.encoder), []).append(job)
+            alone.setdefault((job.modalities, job.encoder, job.budget), []).append(job)
     fused: dict[str, list[Job]] = {}
     for job in jobs:
         if job.modalities == BOTH and job.group == "fusion":
@@ -31,8 +31,10 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
     lines = []
     for title, runs in fused.items():
         seeds = {job.seed for job in runs}
+        budget = compared_budget(runs[0])
         singles = {
-            name: [job for job in alone.get(((name,), runs[0].encoder), []) if job.seed in seeds] for name in BOTH
+            name: [job for job in alone.get(((name,), runs[0].encoder, budget), []) if job.seed in seeds]
+            for name in BOTH
         }
         if all(len(found) == len(seeds) for found in singles.values()):
             lines.append(row(title, runs, singles, work))
@@ -47,13 +49,14 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         "`make bench-encoders`. **Simulated** recordings; averages of 4 presentations, greedy top-1 of 200, chance "
         "0.005; differences in points (hundredths) of top-1 on the same test epochs, with 95 % bootstrap intervals "
         "over pictures, seeds pooled. *Alone* is the same encoder trained on one modality from the same seeds with the "
-        "same budget. Held: "
+        "same budget (*ts_conv with 790 steps*: 790 steps for all three, whatever they take). Held: "
         f"with a modality missing no more than {100 * MAX_LOSS:.0f} points below the encoder alone; with both at least "
         f"{100 * MIN_GAIN:.0f} points above the better one alone. In a fusion "
         "of separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may "
         "differ is the step whose weights validation picks, here by the mean of all answers. An early fusion said to "
         "be wider, or to have more dropout, is compared with the encoder of the usual settings: with these it missed "
-        "the rule in earlier versions of this table (a network too narrow for both; a dense layer that overfits).",
+        "the rule in earlier versions of this table (a network too narrow for both; a dense layer that overfits), as "
+        "did early ts_conv with 1,500 s, 290 steps (8 points below EEG alone).",
         "",
         *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "

@@ -105,9 +105,7 @@ class Gate:
         try:
             self._check_declared_size(scope)
             if self._in_flight >= self._max_in_flight or self._arriving >= MAX_ARRIVING:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._body_timeout_s):
-                        await _discard(receive, self._max_bytes)
+                # without asking for the body: that would cost more than all else (the server in front takes it)
                 raise self._busy()
         except HTTPException as error:
             problem = problem_of(error)
@@ -201,13 +199,3 @@ class _Visit:
         """Give the place back, if one was taken."""
         if self.begun:
             self._leave(time.monotonic() - self._started)
-
-
-async def _discard(receive: Receive, max_bytes: int) -> None:
-    """Read a body to its end so that the client gets to read the answer; give up beyond `max_bytes`."""
-    n_bytes = 0
-    while n_bytes <= max_bytes:
-        message = await receive()
-        n_bytes += len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return
