@@ -164,6 +164,22 @@ def test_a_calibration_that_does_not_belong_is_refused_at_the_start(
         check_people(tmp_path / "people", bundle)
 
 
+@pytest.mark.parametrize("name", ["mean", "offset", "matrix"])
+@pytest.mark.parametrize("how", ["NaN", "float64", "shape"])
+def test_arrays_that_cannot_be_applied_are_refused_though_their_hash_is_right(
+    bundle: Bundle, people: dict[str, PersonMap], tmp_path: Path, name: str, how: str
+) -> None:
+    array = getattr(people["ben"], name)
+    wrong = {
+        "NaN": np.where(np.arange(array.size).reshape(array.shape) == 3, np.float32(np.nan), array),
+        "float64": array.astype(np.float64),
+        "shape": array[:-1] if name == "matrix" else array[None],
+    }[how]
+    save_person(tmp_path / bundle.id / "lab", "ben", replace(people["ben"], **{name: wrong}), bundle.brain_folder)
+    with pytest.raises(BundleError, match=f"its {name} is .*expected finite float32"):
+        check_people(tmp_path, bundle)
+
+
 def test_a_folder_that_is_not_there_is_refused_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no folder .*peeple of calibrations"):
         check_people(tmp_path / "peeple", bundle)
