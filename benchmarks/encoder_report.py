@@ -42,7 +42,7 @@ def write_tables(
             wanted = [job for job in expected if job.modalities == modalities and job.group != "yardsticks"]
             kept = standing_rows(section, wanted, work)
             body = preamble() + (f"{note}\n\n" if note else "")
-            body += table(mine, yardsticks, work, "+".join(modalities), list(kept.values()))
+            body += table(mine, yardsticks, work, "+".join(modalities), kept)
             body += unfinished(wanted, work, kept)
             write_section(section, body)
 
@@ -81,17 +81,17 @@ def preamble() -> str:
 
 
 def table(
-    results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Path, key: str, kept: Sequence[str] = ()
+    results: list[dict[str, Any]], yardsticks: Mapping[str, Any], work: Path, key: str, kept: Mapping[str, str]
 ) -> str:
-    """Lay out one table, best first; ``kept`` are finished lines of an earlier run."""
+    """Lay out one table, best first; ``kept`` are finished lines of an earlier run, by title."""
     ideal = {label: scores["top_1"] for label, scores in yardsticks["ideal_observer"][key].items()}
     ridge = {label: scores["top_1"] for label, scores in yardsticks["ridge"][key].items()}
     averaged = next(label for label in ridge if label != "single")
     rows: dict[str, list[dict[str, Any]]] = {}
     for one in results:
         rows.setdefault(one["title"], []).append(one)
-    lines = [(float(line.split("|")[9].split()[0]), line) for line in kept]
-    below = []
+    lines = [(float(line.split("|")[9].split()[0]), line) for line in kept.values()]
+    below = [title for title, line in kept.items() if float(line.split("|")[10]) < GATE]
     for title, runs in rows.items():
         if any("error" in run for run in runs):
             lines.append((-1.0, f"| {title} | {runs[0]['error'].replace('|', '/')} |" + " |" * 10))
@@ -99,7 +99,7 @@ def table(
         single, mean = (pooled(runs, work, key, label) for label in ("single", averaged))
         ratios = [scores["top_1"] / ridge[label] for label, scores in (("single", single), (averaged, mean))]
         if mean["top_5"] < GATE:
-            below.append(f"{title} ({WHY_BELOW.get(title, 'not known why')})")
+            below.append(title)
         lines.append((
             mean["top_1"],
             f"| {title}{unusual(runs[0])} | {costs(runs)} | {len(runs)} "
@@ -116,7 +116,8 @@ def table(
             f"| {figure(mean, 'top_1')} | {mean['top_5']:.3f} | {ratios[0]:.2f} / {ratios[1]:.2f} "
             f"| {mean['top_1'] / ideal[averaged]:.2f} |"
         )
-    gate = f"Top-5 of averaged epochs below {GATE:.2f}: {'; '.join(below) or 'none'}."
+    reasons = [f"{title} ({WHY_BELOW.get(title, 'not known why')})" for title in below]
+    gate = f"Top-5 of averaged epochs below {GATE:.2f}: {'; '.join(reasons) or 'none'}."
     return "\n".join([COLUMNS, RULE, *fixed, *(line for _, line in lines), "", gate])
 
 
