@@ -18,12 +18,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -38,6 +38,7 @@ from serving.simulated import show_scenes  # noqa: E402
 
 CLIENTS = (1, 8, 32)
 OVERLOAD, OVERLOAD_S = 10, 60.0
+FILLING_S = 5.0
 MIN_GOODPUT, MAX_REFUSAL_S, MAX_RECOVERY_S = 0.9, 0.2, 10.0
 MAX_FIRST_CALL = 1.5
 REFUSALS = (429, 503)
@@ -45,15 +46,19 @@ REFUSALS = (429, 503)
 
 @dataclass
 class Tally:
-    """Answers of one stretch of load: how long each took, s, by status."""
+    """Answers of one stretch of load, which lasts ``seconds``: how long each took, s, by status."""
 
-    seconds: float = 0.0
+    seconds: float
+    started: float = field(default_factory=time.perf_counter)
     took: dict[int, list[float]] = field(default_factory=dict)
+    good_at: list[float] = field(default_factory=list)
     without_retry_after: int = 0
 
-    def add(self, status: int, seconds: float, headers: httpx.Headers | None = None) -> None:
+    def add(self, status: int, seconds: float, headers: Mapping[str, str] | None = None) -> None:
         self.took.setdefault(status, []).append(seconds)
-        self.without_retry_after += status in REFUSALS and "retry-after" not in (headers or {})
+        if status == 200:
+            self.good_at.append(time.perf_counter())
+        self.without_retry_after += status in REFUSALS and "Retry-After" not in (headers or {})
 
     @property
     def good(self) -> list[float]:
@@ -62,6 +67,11 @@ class Tally:
     @property
     def refused(self) -> list[float]:
         return [seconds for status in REFUSALS for seconds in self.took.get(status, [])]
+
+    def rate(self) -> float:
+        """Return pictures per second under load: not in the first seconds, nor of what is finished after the last."""
+        begins = self.started + FILLING_S
+        return sum(begins < at <= self.started + self.seconds for at in self.good_at) / (self.seconds - FILLING_S)
 
     def wrong(self) -> dict[int, int]:
         """Count what is neither an answer nor an orderly refusal; 0 is a broken connection."""
@@ -72,47 +82,55 @@ class Load:
     """Requests for one picture of one recording, each with a seed of its own."""
 
     def __init__(self, url: str, content: bytes) -> None:
+        self._url = f"{url}/v1/generations"
         self._content = content
         self._seed = 0
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._http = httpx.AsyncClient(base_url=url, timeout=120.0, limits=limits, trust_env=False)
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Load":
+        timeout = aiohttp.ClientTimeout(total=120.0)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._http is not None
+        await self._http.close()
 
     async def ask(self, tally: Tally) -> float:
         """Send one request; return the seconds that the service asks to wait."""
+        assert self._http is not None
         self._seed += 1
+        form = aiohttp.FormData({"average": "true", "seed": str(self._seed)})
+        form.add_field("file", self._content, filename="recording.npz")
         started = time.perf_counter()
         try:
-            answer = await self._http.post(
-                "/v1/generations", files={"file": self._content}, data={"average": "true", "seed": str(self._seed)}
-            )
-        except httpx.TransportError:
+            async with self._http.post(self._url, data=form) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
             tally.add(0, time.perf_counter() - started)
             return 0.1
-        tally.add(answer.status_code, time.perf_counter() - started, answer.headers)
-        return float(answer.headers.get("retry-after", 0.0)) if answer.status_code in REFUSALS else 0.0
+        tally.add(answer.status, time.perf_counter() - started, answer.headers)
+        return float(answer.headers.get("Retry-After", 0.0)) if answer.status in REFUSALS else 0.0
 
     async def closed(self, n_clients: int, seconds: float) -> Tally:
         """Let ``n_clients`` ask, each again when it was answered."""
-        tally, end = Tally(), time.perf_counter() + seconds
+        tally = Tally(seconds)
+        end = tally.started + seconds
 
         async def client() -> None:
             while time.perf_counter() < end:
                 wait = await self.ask(tally)
                 await asyncio.sleep(min(wait, max(0.0, end - time.perf_counter())))
 
-        started = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(n_clients)))
-        tally.seconds = time.perf_counter() - started
         return tally
 
     async def open(self, per_s: float, seconds: float) -> Tally:
         """Send ``per_s`` requests a second whatever is answered; wait for the last answer."""
-        tally, sent = Tally(), set[asyncio.Task[float]]()
-        started = time.perf_counter()
+        tally, sent = Tally(seconds), set[asyncio.Task[float]]()
         for number in range(int(per_s * seconds)):
-            await asyncio.sleep(max(0.0, started + number / per_s - time.perf_counter()))
+            await asyncio.sleep(max(0.0, tally.started + number / per_s - time.perf_counter()))
             sent.add(asyncio.create_task(self.ask(tally)))
-        tally.seconds = time.perf_counter() - started
         await asyncio.gather(*sent)
         return tally
 
@@ -120,7 +138,7 @@ class Load:
         """Return after how many seconds a single request takes no more than twice as long as usual again."""
         started = time.perf_counter()
         while time.perf_counter() - started < 60.0:
-            one = Tally()
+            one = Tally(0.0)
             await self.ask(one)
             if one.good and one.good[0] <= 2.0 * usual_s:
                 return time.perf_counter() - started
@@ -131,12 +149,12 @@ class Load:
 
         Returns the very first call, s, the closed loops by number of clients, the overload, and the recovery, s.
         """
-        async with self._http:
-            first = Tally()
+        async with self:
+            first = Tally(0.0)
             await self.ask(first)
             await self.closed(2, 5.0)
             closed = {n: await self.closed(n, seconds) for n in CLIENTS}
-            capacity = max(len(one.good) / one.seconds for one in closed.values())
+            capacity = max(one.rate() for one in closed.values())
             overload = await self.open(OVERLOAD * capacity, OVERLOAD_S)
             return first.good[0], closed, overload, await self.recovery(statistics.median(closed[1].good))
 
@@ -144,13 +162,11 @@ class Load:
 def bare_calls(bundle: Path, file: Path, seconds: float) -> Tally:
     """Call the pipeline in this process, one request after the other."""
     pipeline = ReconstructionPipeline(bundle, Runtime(device="cpu", threads=1))
-    epochs, tally = read_epochs(file), Tally()
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or not tally.good:
+    epochs, tally = read_epochs(file), Tally(seconds)
+    while time.perf_counter() - tally.started < seconds:
         one = time.perf_counter()
         pipeline.generate(pipeline.embed([epochs], average=True).image_embeds, seed=len(tally.good))
         tally.add(200, time.perf_counter() - one)
-    tally.seconds = time.perf_counter() - started
     return tally
 
 
@@ -163,7 +179,7 @@ def quantiles(values: Sequence[float]) -> str:
 def row(name: str, tally: Tally) -> str:
     refused = quantiles(tally.refused).split(" | ")[1] if tally.refused else "-"
     return (
-        f"| {name} | {quantiles(tally.good)} | {len(tally.good) / tally.seconds:.2f} | {len(tally.good)} "
+        f"| {name} | {quantiles(tally.good)} | {tally.rate():.2f} | {len(tally.good)} "
         f"| {len(tally.refused)} | {refused} | {sum(tally.wrong().values())} |"
     )
 
@@ -174,8 +190,8 @@ def verdict(met: bool) -> str:
 
 def overload_lines(closed: dict[int, Tally], overload: Tally, recovery_s: float) -> Iterable[str]:
     """Say of each part of J4 what was seen and whether it holds."""
-    capacity = max(len(one.good) / one.seconds for one in closed.values())
-    goodput = len(overload.good) / max(overload.seconds, OVERLOAD_S)
+    capacity = max(one.rate() for one in closed.values())
+    goodput = overload.rate()
     refusal_s = sorted(overload.refused)[int(0.95 * len(overload.refused))] if overload.refused else 0.0
     orderly = not overload.wrong() and not overload.without_retry_after
     statuses = Counter({status: len(took) for status, took in overload.took.items()})
@@ -260,7 +276,8 @@ def main() -> None:
     lines = [
         f"`python benchmarks/service_load.py`: one epoch, one picture per request, {arguments.seconds:.0f} s each; "
         f"one encoder and one generator replica with one thread each, batches of {settings.max_batch_size}, "
-        f"{settings.max_in_flight} requests inside at most; the clients run on the same machine.",
+        f"{settings.max_in_flight} requests inside at most; the clients run on the same machine. Pictures/s: those "
+        f"that came after the first {FILLING_S:g} s and before the load ended.",
         "",
         "| | p50, ms | p95, ms | p99, ms | pictures/s | answered 200 | refused 429, 503 | refusal p95, ms | else |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
