@@ -1,5 +1,6 @@
 """Bodies that are too large, too slow or never end: refused in time, and nobody else waits for them."""
 
+import asyncio
 import contextlib
 import functools
 import socket
@@ -10,9 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 from fake_service import FakeBackend, fake_service, make_epochs
+from starlette.types import Message, Receive, Scope, Send
 
 from serving import routes
 from serving.gate import Gate
+from serving.metrics import Metrics
 from serving.schema import Problem
 from serving.settings import ParseLimits, ServingSettings
 
@@ -90,3 +93,37 @@ def test_a_body_over_the_limit_is_refused_before_it_is_all_sent(url: str, declar
     assert time.monotonic() - started < 5.0 and sent < 40 << 20
     problem = Problem.model_validate_json(answer[answer.index(b"{") :])
     assert problem.code == "upload_too_large" and "2 MB" in problem.detail
+
+
+def test_what_is_refused_for_want_of_room_costs_no_fetching_of_its_body() -> None:
+    """Ray Serve fetches a body by a call to another process, which would cost more than the whole refusal."""
+    answered: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    async def body() -> Message:
+        return {"type": "http.request", "body": b"recording", "more_body": False}
+
+    async def no_body() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def overload() -> None:
+        leave, entered = asyncio.Event(), asyncio.Event()
+
+        async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            entered.set()
+            await leave.wait()
+
+        gate = Gate(inside, metrics=Metrics(), max_in_flight=1, max_upload_mb=1.0)
+        scope: Scope = {"type": "http", "method": "POST", "path": "/v1/generations", "headers": []}
+        first = asyncio.create_task(gate(dict(scope), body, send))
+        await entered.wait()
+        await gate(dict(scope), no_body, send)
+        leave.set()
+        await first
+
+    asyncio.run(overload())
+    start = next(message for message in answered if message["type"] == "http.response.start")
+    assert start["status"] == 429 and b"retry-after" in dict(start["headers"])
