@@ -65,6 +65,7 @@ bench: $(STAMP)  ## measure speed: service, encoders, wavelets, stream
 
 bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains -> BENCHMARKS.md; hours, resumes
 	$(BIN)/python benchmarks/encoder_table.py
+	$(BIN)/python benchmarks/learning_curve.py
 	$(BIN)/python benchmarks/merging_table.py
 
 soak-train: $(STAMP)  ## kill, break and resume trainings -> out/soak

@@ -3,7 +3,7 @@
     python benchmarks/learning_curve.py
 
 Same people, validation and test pictures as `encoder_table.py`; only the training data or the number of steps changes.
-Writes its part of ``BENCHMARKS.md``. About 15 minutes on one core.
+Writes its part of ``BENCHMARKS.md``. About 25 minutes of one core.
 """
 
 import sys
