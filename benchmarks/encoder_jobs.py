@@ -38,6 +38,7 @@ LONG_TITLE = "ts_conv with 790 steps"
 EARLY: tuple[tuple[str, str, tuple[tuple[str, Any], ...]], ...] = (
     ("early brain_module_demo twice as wide", "brain_module_demo", (("n_virtual", 128), ("width", 128))),
     ("early eeg_project with dropout 0.7", "eeg_project", (("dropout", 0.7),)),
+    ("early ts_conv", "ts_conv", ()),
     (f"early {LONG_TITLE}", "ts_conv", ()),
 )
 WITHOUT_LEARNING = ("scores averaged", "ranks averaged", "embeddings averaged", "canonical correlation")

@@ -55,8 +55,7 @@ def write_fusion_section(work: Path, expected: Sequence[Job], note: str = "") ->
         "of separate encoders each is trained bit for bit like the one alone (half_concat: a narrower one); what may "
         "differ is the step whose weights validation picks, here by the mean of all answers. An early fusion said to "
         "be wider, or to have more dropout, is compared with the encoder of the usual settings: with these it missed "
-        "the rule in earlier versions of this table (a network too narrow for both; a dense layer that overfits), as "
-        "did early ts_conv with 1,500 s, 290 steps (8 points below EEG alone).",
+        "the rule in earlier versions of this table (a network too narrow for both; a dense layer that overfits).",
         "",
         *([note, ""] if note else []),
         "| fusion | seeds | both | both less better alone | EEG only, less EEG alone | MEG only, less MEG alone "
