@@ -31,10 +31,10 @@ FUSIONS: dict[str, tuple[tuple[str, Any], ...]] = {
         for style in STYLES
     },
 }
+LONG_TITLE = "ts_conv with 790 steps"
 # Title, encoder, changes. One network for all channels has to hold as many virtual channels as two networks for some;
 # with 64 it was 9 and 4 points below them in the slow test of early fusion. The dense layer over 337 channels overfits:
 # with the usual dropout it was 4 points below the encoder of MEG alone, on validation pictures 0.7 was better.
-LONG_TITLE = "ts_conv with 790 steps"
 EARLY: tuple[tuple[str, str, tuple[tuple[str, Any], ...]], ...] = (
     ("early brain_module_demo twice as wide", "brain_module_demo", (("n_virtual", 128), ("width", 128))),
     ("early eeg_project with dropout 0.7", "eeg_project", (("dropout", 0.7),)),
