@@ -40,6 +40,8 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     # three failures in a row replace a proxy: at Ray's period of 10 s the service would be away for half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # refusals for want of room are given by the proxy: asking the ingress costs the processors that make pictures
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.early_refusal:middlewares",
     # Ray starts its workers at niceness 15, which starves the service wherever anything else runs
     "RAY_worker_niceness": "0",
     # oversubscribed OpenMP barriers cost far more than they give: one thread per replica unless told otherwise

@@ -11,9 +11,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.early_refusal import FULL_HEADER, REFUSED_HEADER, takes_a_place
 from serving.metrics import Metrics
 from serving.problems import problem_of, problem_response, refusal
 
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 _FORM_MARGIN = 1 << 16
 # Bodies that may be arriving at the same time; what arrives lies in temporary files, not in memory.
 MAX_ARRIVING = 512
+# Of a number in a header that is added to the metrics.
+_MOST_DIGITS = 6
 
 
 class Gate:
@@ -58,6 +62,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._count_refused_before(scope)
         status = 500
         started = time.monotonic()
 
@@ -71,7 +76,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+            if takes_a_place(scope):
                 await self._admit(scope, receive, counted_send)
             else:
                 await self._app(scope, receive, counted_send)
@@ -137,7 +142,15 @@ class Gate:
             f"{self._in_flight} requests are being worked on, at most {self._max_in_flight} at a time; "
             "try again after the seconds in Retry-After",
             retry_after_s=max(1, math.ceil(self._typical_s)),
+            headers={FULL_HEADER: "1"},
         )
+
+    def _count_refused_before(self, scope: Scope) -> None:
+        """Count what the proxy refused in this gate's name."""
+        told = Headers(scope=scope).get(REFUSED_HEADER, "")
+        if told.isascii() and told.isdigit() and len(told) <= _MOST_DIGITS:
+            self._metrics.refusals.labels("too_many_requests").inc(int(told))
+            self._metrics.requests.labels("other", "429").inc(int(told))
 
     def _check_declared_size(self, scope: Scope) -> None:
         for name, value in scope["headers"]:

@@ -24,6 +24,7 @@ from serving.async_client import AsyncPhospheneClient
 from serving.backend import PictureOrder
 from serving.client import PhospheneClient
 from serving.local_backend import KeptModels, LocalBackend
+from serving.replica_models import keeper
 from serving.schema import BundleInfo, GenerationResponse
 from serving.served_bundles import choose, find_bundles, open_bundle
 from serving.settings import JobSettings, ServingSettings
@@ -201,6 +202,38 @@ def test_the_least_recently_used_model_leaves_once_nobody_uses_it(folders: list[
         assert [Path(one) for one in loaded] == folders
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["in a replica", "in one process"])
+def test_a_model_that_has_left_is_gone_before_another_is_loaded(folders: list[Path], kind: str) -> None:
+    """Two generators may not fit into the memory of a GPU, and the cycles in one outlive their last reference."""
+    held: list[weakref.ref[Weights]] = []
+
+    def load(place: Any) -> Weights:
+        assert all(one() is None for one in held), "the model that has left is still there"
+        model = Weights()
+        model.itself = model  # type: ignore[attr-defined]
+        held.append(weakref.ref(model))
+        return model
+
+    async def main() -> None:
+        places = find_bundles(folders)
+        if kind == "in a replica":
+            worker_of = keeper(load)
+            for place in places:
+                await worker_of(place.key)
+                await asyncio.sleep(0.1)  # the thread lets go of its result a moment after it is there
+        else:
+            models = KeptModels(load, 1)
+            for place in places:
+                models.load_now(place)
+        assert len(held) == len(places)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_real_generator_is_freed_after_its_last_request(folders: list[Path]) -> None:
