@@ -150,7 +150,7 @@ class Gate:
         told = Headers(scope=scope).get(REFUSED_HEADER, "")
         if told.isascii() and told.isdigit() and len(told) <= _MOST_DIGITS:
             self._metrics.refusals.labels("too_many_requests").inc(int(told))
-            self._metrics.requests.labels("other", "429").inc(int(told))
+            self._metrics.requests.labels("proxy", "429").inc(int(told))
 
     def _check_declared_size(self, scope: Scope) -> None:
         for name, value in scope["headers"]:

@@ -211,6 +211,35 @@ def test_many_clients_get_an_answer_or_are_told_to_come_back(url: str) -> None:
     assert all(int(response.headers["Retry-After"]) >= 1 for response in responses if response.status_code != 200)
 
 
+def test_while_the_service_is_full_the_proxy_refuses(url: str) -> None:
+    content = tiny_recording("eeg", 8).to_bytes()
+
+    def by_the_proxy() -> float:
+        lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
+        found = [line for line in lines if line.startswith('phosphene_requests_total{route="proxy",status="429"}')]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    async def flood() -> list[int]:
+        async with httpx.AsyncClient(base_url=url, timeout=120.0, trust_env=False) as http:
+
+            async def one(steps: int) -> int:
+                fields = {"num_inference_steps": str(steps)}
+                return (await http.post("/v1/generations", data=fields, files={"file": content})).status_code
+
+            inside = [asyncio.create_task(one(25)) for _ in range(32)]
+            await asyncio.wait(inside, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(60):  # one after the other: what comes at once is all asked about
+                inside.append(asyncio.create_task(one(25)))
+                await asyncio.sleep(0.02)
+            assert (await http.get("/healthz")).status_code == 200
+            return list(await asyncio.gather(*inside))
+
+    before = by_the_proxy()
+    statuses = asyncio.run(flood())
+    assert 429 in statuses and 200 in statuses and set(statuses) <= {200, 429, 503}
+    assert 10 <= by_the_proxy() - before <= statuses.count(429)
+
+
 def test_work_ends_when_the_client_leaves(client: PhospheneClient, url: str) -> None:
     content = tiny_recording("eeg", 64).to_bytes()
     fields = {"images": "8", "num_inference_steps": "100"}
