@@ -4,12 +4,13 @@ The cache is addressed by content: a file is called by its sha256, so stores sha
 whole, since it is checked before it gets its name.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +62,17 @@ class StoreLocation:
         ------
         FileNotFoundError
             If the store has no such file.
+        OSError
+            If the store cannot be reached.
         ValueError
             If it is no text.
         """
         try:
             if self.cache is None:
                 return (Path(self.root) / name).read_bytes().decode()
-            files, root = fsspec.core.url_to_fs(self.root)
-            content: bytes = files.cat_file(f"{root}/{name}")
+            with _reporting():
+                files, root = fsspec.core.url_to_fs(self.root)
+                content: bytes = files.cat_file(f"{root}/{name}")
             return content.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} of {self.root} is damaged ({error.reason}); {REBUILD}") from error
@@ -108,11 +112,13 @@ class ShardLocator:
 
 
 def _fetch(root: str, inside: str, target: Path, entry: StoredFile) -> None:
-    files, base = fsspec.core.url_to_fs(root)
     aside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     digest, n_bytes = hashlib.sha256(), 0
     try:
-        with files.open(f"{base}/{inside}", "rb") as source, aside.open("wb") as copy:
+        with _reporting(), ExitStack() as opened:
+            files, base = fsspec.core.url_to_fs(root)
+            source = opened.enter_context(files.open(f"{base}/{inside}", "rb"))
+            copy = opened.enter_context(aside.open("wb"))
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 n_bytes += len(chunk)
@@ -134,6 +140,17 @@ def _fetch(root: str, inside: str, target: Path, entry: StoredFile) -> None:
         ) from error  # fmt: skip
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn what the libraries of object stores raise beside OSError into it."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 @contextmanager

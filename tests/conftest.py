@@ -18,8 +18,10 @@ for name, value in {
 from collections.abc import Iterator  # noqa: E402
 
 import pytest  # noqa: E402
+import s3fs  # noqa: E402
 import torch  # noqa: E402
 from postgres_server import PostgresServer, find_binaries, postgres_server  # noqa: E402
+from s3_server import s3_server  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,3 +58,16 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip("no PostgreSQL server on this machine; install Debian's package postgresql")
     with postgres_server(binaries) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[s3fs.S3FileSystem]:
+    """Files of a server that speaks S3, with one bucket; the environment names it to whoever asks for ``s3://``."""
+    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        files = s3fs.S3FileSystem()
+        files.mkdir("bucket")
+        yield files
+    s3fs.S3FileSystem.clear_instance_cache()

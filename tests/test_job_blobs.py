@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import fsspec
 import pytest
+import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from serving.access_settings import EncryptionSettings
+from serving.cluster import free_port
 from serving.job_blobs import KINDS, JobBlobs, Kind, open_blobs, pack_upload, unpack_upload
 from serving.schema import GenerationFields
 from serving.settings import JobSettings
@@ -32,8 +34,12 @@ class FlatFiles(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 fsspec.register_implementation("flat", FlatFiles)
 
 
-@pytest.mark.parametrize("kind", ["folder", "memory", "flat"])
-def test_what_was_written_is_read_listed_and_removed(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "memory", "flat", "s3"])
+def test_what_was_written_is_read_listed_and_removed(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "s3":
+        request.getfixturevalue("s3")
     blobs = JobBlobs(str(tmp_path / "jobs") if kind == "folder" else f"{kind}://{tmp_path.name}")
     assert all(blobs.names(one) == [] for one in KINDS)
     blobs.write("results", "a.1", b"first")
@@ -46,6 +52,18 @@ def test_what_was_written_is_read_listed_and_removed(kind: str, tmp_path: Path) 
     assert blobs.names("results") == []
     with pytest.raises(FileNotFoundError):
         blobs.read("results", "a.1")
+
+
+def test_an_s3_that_is_away_is_told(s3: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the pauses between attempts are botocore's
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        for use in (lambda one: one.write("uploads", "a", b"x"), lambda one: one.read("uploads", "a")):
+            with pytest.raises(OSError, match="blobs of jobs cannot be used"):
+                use(JobBlobs("s3://bucket/jobs"))
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_nobody_else_on_the_machine_may_read(tmp_path: Path) -> None:

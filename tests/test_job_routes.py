@@ -12,10 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import s3fs
 from fake_service import FakeBackend, fake_service, make_epochs
 from postgres_server import PostgresServer
 
 from serving.access_settings import AccessSettings
+from serving.job_blobs import KINDS, JobBlobs
 from serving.job_desk import JobDesk
 from serving.job_schema import JobPreview, JobStatus
 from serving.schema import GenerationFields, Problem, Progress
@@ -301,6 +303,27 @@ def test_jobs_on_postgresql_and_a_server_that_goes_away(
         assert accepted(submit(http, key="before")) == finished
         assert wait(http, accepted(submit(http, key="while down"))).status == "finished"
     assert not (tmp_path / "jobs" / "jobs.sqlite").exists()
+
+
+def test_jobs_keep_their_blobs_in_a_bucket(
+    postgres: PostgresServer, s3: s3fs.S3FileSystem, backend: FakeBackend
+) -> None:
+    postgres.empty()
+    jobs = JobSettings(folder="s3://bucket/jobs", database=postgres.url, beat_s=0.1, sweep_s=0.2)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs)
+    with fake_service(settings, backend) as url, httpx.Client(base_url=url, timeout=30.0, trust_env=False) as http:
+        job_id = accepted(submit(http, seed=3))
+        found = wait(http, job_id)
+        now = http.post("/v1/generations", files={"file": RECORDING}, data={"seed": "3"}).json()
+        assert found.result is not None
+        assert [one.images for one in found.result.epochs] == [tuple(one["images"]) for one in now["epochs"]]
+        blobs = JobBlobs("s3://bucket/jobs")
+        assert len(blobs.names("results")) == 1
+        assert http.delete(f"/v1/jobs/{job_id}").status_code == 204
+        deadline = time.monotonic() + 30.0
+        while any(blobs.names(kind) for kind in KINDS):
+            assert time.monotonic() < deadline, s3.find("bucket/jobs")
+            time.sleep(0.1)
 
 
 def test_a_service_without_a_folder_says_that_it_keeps_no_jobs(backend: FakeBackend) -> None:

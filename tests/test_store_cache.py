@@ -11,12 +11,14 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import s3fs
 from toy_recordings import toy_source
 
 from encoders import store_cache
 from encoders.store import EpochStore, verify_store
 from encoders.store_build import build_store
 from encoders.store_cache import StoreLocation
+from serving.cluster import free_port
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +158,50 @@ def test_stores_share_files_of_the_same_content(folder: Path, tmp_path: Path) ->
     for path in (folder, copy):
         EpochStore.open(path.as_uri(), cache_dir=tmp_path / "cache").prepare()
     assert len(cached(tmp_path / "cache")) == 8
+
+
+@pytest.fixture(scope="module")
+def in_s3(folder: Path, s3: s3fs.S3FileSystem) -> str:
+    """The store in a bucket."""
+    s3.put(str(folder), "bucket/store", recursive=True)
+    return "s3://bucket/store"
+
+
+def _sum(store: EpochStore) -> float:
+    return float(store.read(np.arange(77)).sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_fetch_from_s3_what_they_read(folder: Path, in_s3: str, tmp_path: Path, method: str) -> None:
+    """The parent has used S3 before; its connections and its loop mean nothing in a fork."""
+    local, store = EpochStore.open(folder), EpochStore.open(in_s3, cache_dir=tmp_path)
+    assert np.array_equal(store.read([0]), local.read([0])) and store.metadata.equals(local.metadata)
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        sums = pool.map_async(_sum, [store] * 4, chunksize=1).get(timeout=60.0)
+    assert sums == [_sum(local)] * 4
+
+
+def test_what_is_not_in_s3_is_told(folder: Path, s3: s3fs.S3FileSystem, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        EpochStore.open("s3://bucket/elsewhere", cache_dir=tmp_path)
+    s3.put(str(folder), "bucket/short", recursive=True)
+    store = EpochStore.open("s3://bucket/short", cache_dir=tmp_path)
+    s3.rm("bucket/short/shards/" + store.manifest.shards[0].file)
+    with pytest.raises(ValueError, match="is missing from s3://bucket/short"):
+        store.read([0])
+    assert cached(tmp_path) == []
+
+
+def test_an_s3_that_is_away_is_told(in_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EpochStore.open(in_s3, cache_dir=tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the pauses between attempts are botocore's
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(OSError, match="could not be fetched.*[cC]onnect"):
+            store.read([0])
+        with pytest.raises(OSError, match="[cC]onnect"):
+            EpochStore.open(in_s3, cache_dir=tmp_path)
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert cached(tmp_path) == []
