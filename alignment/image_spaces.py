@@ -147,7 +147,10 @@ def open_space(
     """
     if isinstance(space, str):
         if space not in SPACES:
-            raise ValueError(f"space {space!r} is unknown, allowed are {sorted(SPACES)}; or give a spec")
+            raise ValueError(
+                f"space {space!r} is unknown, allowed are {sorted(SPACES)}; or give a spec, for instance "
+                "{name: dinov2, model: FOLDER_OR_HUB_ID}"
+            )
         space = SPACES[space]
     adapter: TypeAdapter[AnySpaceSpec] = TypeAdapter(SpaceSpec)
     spec = adapter.validate_python(space)
