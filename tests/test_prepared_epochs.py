@@ -1,15 +1,21 @@
 """Prepared epochs are those of the store, preprocessed; they hold no test epoch, survive kills and notice damage."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from alignment import prepared_epochs
 from alignment.prepared_epochs import open_prepared
 from alignment.recorded_sources import open_sources, prepare
 from alignment.train_config import TrainConfig
+from benchmarks import training_throughput
+from benchmarks.training_throughput import Case, NoiseSource, settings, write_targets
+from encoders.store_build import build_store
 from tests.toy_lab import build_lab, pictures
 from tests.toy_recordings import tree
 
@@ -123,3 +129,58 @@ def test_other_settings_are_other_data(lab: dict[str, Any], prepared: tuple[Trai
     other = config(lab, chosen.data.folder, split_seed=3)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="no prepared epochs for these settings"):
         open_prepared(folder.parent, open_sources(other).digest)
+
+
+TRAIN_LARGE = """
+import resource, sys
+from pathlib import Path
+import yaml
+from alignment import brain_training
+from alignment.train import train
+from alignment.train_config import TrainConfig
+
+brain_training.MAX_PROJECTION_ROWS = 256  # a bound too, but for stores of real size
+
+def kilobytes(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field + ":"))
+
+folder = Path(sys.argv[1])
+small, large = (TrainConfig.model_validate(yaml.safe_load((folder / one).read_text())) for one in ("small", "large"))
+train(small, folder / "small run")
+before = kilobytes("RssAnon")
+limit = (kilobytes("VmData") + 60 * 1024) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+train(large, folder / "large run")
+print("grown", (kilobytes("RssAnon") - before) // 1024)
+try:
+    bytearray(100 << 20)
+except MemoryError:
+    print("too large")
+"""
+
+
+@pytest.mark.slow
+def test_four_times_the_allowed_memory_is_trained_on_within_it(
+    tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """254 MB, each epoch twice and in random order, after a training of two steps, with 60 MB more than that left.
+
+    Memory is counted as in the store's own test: what only this process has.
+    """
+    monkeypatch.setattr(training_throughput, "WIDTH", 64)
+    write_targets(tmp_path / "targets.safetensors")
+    build_store(NoiseSource("eeg", 2), tmp_path / "eeg.store")
+    for name, n_steps in (("small", 2), ("large", 512)):
+        chosen = settings(Case("eeg", "brain_module_demo", 32), tmp_path, 1000.0)
+        chosen["fit"]["max_steps"] = n_steps
+        (tmp_path / name).write_text(yaml.safe_dump(chosen))
+    folder, _ = prepare(TrainConfig.model_validate(chosen))
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) >= 4 * 60 * 1024**2
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_LARGE, str(tmp_path)], cwd=project_root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    *_, grown, limit = done.stdout.splitlines()
+    print(grown, "MB")
+    assert int(grown.split()[1]) < 60 and limit == "too large"
