@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,7 @@ _WORDS = (
     b"../",
 )
 _HEAD = 4096
+_PART = 500
 
 
 @dataclass
@@ -129,17 +131,24 @@ def fuzz(n_mutants: int, seed: int, n_clients: int, out: Path) -> tuple[dict[str
     bundle = ROOT / "generation" / "demo_bundle"
     with service(ServingSettings(bundle=bundle, port=free_port())) as (url, sandbox):
         before = sandbox.reader_pid
+        mutated = mutants(samples, n_mutants, seed)
         with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client, ThreadPoolExecutor(n_clients) as pool:
-            for name, content, status, seconds in pool.map(
-                lambda one: (*one, *_post(client, one[1])), mutants(samples, n_mutants, seed)
-            ):
-                tally = tallies[name]
-                tally.statuses[status] += 1
-                tally.slowest_s = max(tally.slowest_s, seconds)
-                if status != 200 and not 400 <= status < 500 or seconds > MAX_S:
-                    tally.broken.append(f"status {status} after {seconds:.1f} s")
-                    out.mkdir(parents=True, exist_ok=True)
-                    (out / f"{name}-{len(tally.broken)}").write_bytes(content)
+            # pool.map reads all that it is given before the first answer, so it is given a part at a time.
+            while part := list(islice(mutated, _PART)):
+                for (name, content), (status, seconds) in zip(
+                    part, pool.map(lambda one: _post(client, one[1]), part), strict=True
+                ):
+                    tally = tallies[name]
+                    tally.statuses[status] += 1
+                    tally.slowest_s = max(tally.slowest_s, seconds)
+                    if status != 200 and not 400 <= status < 500 or seconds > MAX_S:
+                        tally.broken.append(f"status {status} after {seconds:.1f} s")
+                        print(f"{name}: {tally.broken[-1]}", file=sys.stderr, flush=True)
+                        out.mkdir(parents=True, exist_ok=True)
+                        (out / f"{name}-{len(tally.broken)}").write_bytes(content)
+                done = sum(tally.statuses.total() for tally in tallies.values())
+                broken = sum(len(tally.broken) for tally in tallies.values())
+                print(f"{done} of {n_mutants}, broken {broken}", file=sys.stderr, flush=True)
         deaths = int(sandbox.reader_pid != before)
     return dict(tallies), deaths
 

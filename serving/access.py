@@ -85,10 +85,13 @@ class Access:
         self._path = Path(settings.file)
         self._quota = QuotaCounter(settings.quota_file)
         self._seen: tuple[int, ...] | None = None
-        self._entries: dict[str, _Entry] | None = {}
-        self._reload()
-        if self._entries is None:
-            raise ValueError(f"access.file {self._path} cannot be read; make it with `phosphene users create-group`")
+        self._entries: dict[str, _Entry] | None = None
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"access.file cannot be used by user {os.getuid()}: {error}; `phosphene users create-group` makes it"
+            ) from None
 
     def identify(self, authorization: str) -> Caller:
         """Find out whose key a request carries.
@@ -181,18 +184,20 @@ class Access:
                 )
 
     def _reload(self) -> None:
-        """Read the file again if it is another one than last time."""
         try:
-            stat = os.stat(self._path)
-            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if seen == self._seen:
-                return
-            self._entries = _entries(self._path)
-            self._seen = seen
+            self._read()
         except (OSError, ValueError) as error:
             if self._entries is not None:
                 logger.error("the access file cannot be read (%s); nobody is let in", type(error).__name__)
             self._entries, self._seen = None, None
+
+    def _read(self) -> None:
+        """Read the file again if it is another one than last time."""
+        stat = os.stat(self._path)
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if seen != self._seen:
+            self._entries = _entries(self._path)
+            self._seen = seen
 
 
 def _entries(path: Path) -> dict[str, _Entry]:

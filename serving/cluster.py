@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.access_settings import EncryptionSettings
@@ -155,13 +156,17 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
 
     Raises
     ------
-    ValueError
-        If the address is taken, or the bundle is damaged.
+    ValueError, OSError
+        If the address is taken, the bundle is damaged or the access file cannot be read.
     """
     _check_free(settings.host, settings.port)
     prepare_environment()
 
     from serving.app import build
+    from serving.user_groups import read_access_file
+
+    if settings.access.file:  # read again by each ingress; here the fault is told at once and in one line
+        read_access_file(Path(settings.access.file))
 
     application = build(settings)
     with (

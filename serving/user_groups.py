@@ -5,6 +5,7 @@ and nothing else changes, so it can be run any number of times. Keys are given b
 """
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -82,12 +83,25 @@ def read_description(path: Path) -> GroupDescription:
 
 
 def write_access_file(path: Path, access: AccessFile) -> None:
-    """Write the file of groups for its owner's eyes only; whoever reads it sees the old or the new one, whole."""
+    """Write the file of groups; whoever reads it sees the old or the new one, whole.
+
+    A new file is for its owner's eyes only. One that stands keeps its owner, group and mode: a service in a container
+    reads it as another user than the one who makes keys.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or not be given to its owner again; the old one stands.
+    """
     text = yaml.safe_dump(access.model_dump(mode="json"), sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "w") as file:
+            if path.exists():
+                old = path.stat()
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

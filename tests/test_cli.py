@@ -2,19 +2,23 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from tiny_bundle import make_tiny_bundle, tiny_recording
 from toy_brain import write_toy_targets
 
 from serving.cli import main
+from serving.cluster import free_port
 from serving.rendering import SOURCE_TYPE, contact_sheet
 
 
@@ -92,7 +96,7 @@ def test_missing_files_and_damaged_bundles_are_named(
 ) -> None:
     assert main(["decode", str(tmp_path / "no.npz"), "--bundle", str(bundle), "--out", str(tmp_path)]) == 2
     assert "no.npz" in capsys.readouterr().err
-    assert main(["serve", "--bundle", str(tmp_path)]) == 2
+    assert main(["serve", "--bundle", str(tmp_path), "--port", str(free_port())]) == 2
     assert "manifest.json" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -100,8 +104,43 @@ def test_missing_files_and_damaged_bundles_are_named(
         port = str(taken.getsockname()[1])
         assert main(["serve", "--bundle", str(bundle), "--port", port]) == 2
         assert port in capsys.readouterr().err
+    assert main(["serve", "--bundle", str(bundle), "--port", port, "--access", str(tmp_path / "keys.yaml")]) == 2
+    assert "keys.yaml" in capsys.readouterr().err
     assert main(["demo", "--bundle", str(bundle), "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "targets.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_that_is_told_to_end_takes_all_its_processes_along(
+    bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    others: list[psutil.Process] = []
+    command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(bundle), "--port", str(free_port())]
+    with open(tmp_path / "log", "wb") as log:
+        service = psutil.Popen(
+            [*command, "--jobs", str(tmp_path / "jobs"), "--json"],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    try:
+        assert "url" in json.loads(service.stdout.readline())
+        others = service.children(recursive=True)
+        assert len(others) > 5
+        service.send_signal(number)
+        assert service.wait(90) == 0
+        told = (tmp_path / "log").read_text()
+        assert "ending the service" in told and "SIGTERM received" not in told
+        _, left = psutil.wait_procs(others, timeout=10)
+        assert not left, [process.name() for process in left]
+        assert not list(tmp_path.glob("ph-*"))
+    finally:
+        for process in (service, *others):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_evaluate_prints_the_stored_scores(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,20 @@ def test_keys_are_not_in_the_file_and_it_is_private(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_a_changed_file_keeps_its_owner_group_and_mode(tmp_path: Path) -> None:
+    path = tmp_path / "access.yaml"
+    access, _ = create_group(AccessFile(), LAB)
+    write_access_file(path, access)
+    group = next((one for one in os.getgroups() if one != os.getgid()), os.getgid())
+    owner, group = (10001, 10001) if os.getuid() == 0 else (os.getuid(), group)
+    os.chown(path, owner, group)
+    path.chmod(0o640)
+    write_access_file(path, revoke_user(access, LAB.group, LAB.users[0]))
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (owner, group, 0o640)
+    assert LAB.users[0] not in read_access_file(path).groups[LAB.group].users
+
+
 def test_people_come_and_go_without_the_others_noticing() -> None:
     access, _ = create_group(AccessFile(), LAB)
     changed, keys = create_group(access, LAB.model_copy(update={"users": ("anna", "carla"), "shared": True}))
