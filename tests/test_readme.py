@@ -25,7 +25,7 @@ from serving.settings import ServingSettings
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODES = {"run", "server", "bundle", "parsed"}
-OUTSIDE_PROGRAMS = {"curl", "docker", "kubectl", "make", "set"}
+OUTSIDE_PROGRAMS = {"sudo", "curl", "docker", "kubectl", "make", "set"}
 
 
 @dataclass(frozen=True)
