@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("encoders", "alignment", "generation", "serving")
+# a resource that Ray gives to the head node alone, of which an actor takes a thousandth
+_ON_HEAD = {"node:__internal_head__": 0.001}
 # rounded up to one replica more: in a rolling update it starts before the one that it replaces stops
 _ONE_MORE = 1
 
@@ -261,15 +263,21 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     generator = serve.deployment(**_options(checked.generator), **drain)(Generator)
     # the gate refuses what is too much in our own words, so Ray's limit lies above what may be inside or arriving
     n_inside = MAX_ARRIVING + 4 * checked.max_in_flight + 32
+    # SQLite is a file of one machine: who takes jobs in and who works on them have to stand on the same one
+    where: dict[str, Any] = {"resources": _ON_HEAD} if checked.jobs.folder and not checked.jobs.database else {}
     ingress = serve.deployment(
-        max_ongoing_requests=n_inside, max_surge_percent=_ONE_MORE, ray_actor_options={"num_cpus": 0.5}, **drain
+        max_ongoing_requests=n_inside,
+        max_surge_percent=_ONE_MORE,
+        ray_actor_options={"num_cpus": 0.5, **where},
+        **drain,
     )(serve.ingress()(Ingress))
     config = BundleConfig(bundles=tuple(bundles)).model_dump(mode="json")
     version = _version(checked)
     bound = [_lasting(one, version, config).bind(checked) for one in (encoder, generator)]
     jobs = None
     if checked.jobs.folder:
-        deploy = serve.deployment(num_replicas=checked.jobs.n_workers, ray_actor_options={"num_cpus": 0.25})
+        options = {"num_cpus": 0.25, **where}
+        deploy = serve.deployment(num_replicas=checked.jobs.n_workers, ray_actor_options=options)
         jobs = _lasting(deploy(Jobs), version, config).bind(checked, *bound)
     application: Application = _lasting(ingress, version, config).bind(checked, *bound, jobs)
     return application

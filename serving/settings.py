@@ -66,7 +66,7 @@ class JobSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: str = Field("", description="uploads and results: a local folder, or a URL of fsspec (s3://bucket/jobs)")
-    database: str = Field("", description="postgresql://user@host/name; empty keeps SQLite in the local folder")
+    database: str = Field("", description="postgresql://user@host/name; empty keeps SQLite in the head node's folder")
     max_unfinished: int = Field(256, ge=1, description="jobs that wait or run before 503")
     max_unfinished_mb: float = Field(4096.0, gt=0.0, description="uploads of jobs that wait or run before 503")
     keep_s: float = Field(86400.0, gt=0.0, description="a job and its result are erased this long after its end")

@@ -18,7 +18,7 @@ from tiny_bundle import make_tiny_bundle
 
 from serving.rendering import SOURCE_TYPE
 from serving.schema import EmbeddingResponse, GenerationResponse, Problem
-from serving.settings import ParseLimits, ReplicaSettings, ServingSettings
+from serving.settings import JobSettings, ParseLimits, ReplicaSettings, ServingSettings
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +302,18 @@ def test_a_replica_that_is_replaced_may_finish_and_its_successor_starts_first(tm
         # Ray Serve's own 20 s would cut requests off that the service still allows
         assert config.graceful_shutdown_timeout_s >= settings.request_timeout_s
         assert bool(config.max_surge_percent) == (name != "Generator")
+
+
+@pytest.mark.parametrize("database", ["", "postgresql://phosphene@127.0.0.1/phosphene"])
+def test_who_uses_a_file_of_one_machine_stands_on_that_machine(tmp_path: Path, database: str) -> None:
+    from ray.serve._private.build_app import build_app
+
+    from serving.app import build
+
+    settings = ServingSettings(
+        bundle=make_tiny_bundle(tmp_path / "bundle"),
+        jobs=JobSettings(folder=str(tmp_path / "jobs"), database=database),
+    )
+    built = build_app(build(settings), name="phosphene").deployments
+    on_head = {one.name for one in built if "node:__internal_head__" in one.ray_actor_options.get("resources", {})}
+    assert on_head == (set() if database else {"Ingress", "Jobs"})

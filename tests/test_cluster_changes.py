@@ -84,13 +84,13 @@ def when_ready(url: str, times: list[float], stop: threading.Event) -> None:
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Start a head node that is full, and a second node, on which therefore all replicas are; then free the head.
 
-    Jobs are kept in PostgreSQL, as several nodes need it, where there is a server.
+    Jobs are kept in PostgreSQL where there is a server. With SQLite, those who use it find room on the head alone.
     """
-    database = ""
+    database, taken = "", HEAD_CPUS - 0.75
     if find_binaries() is not None:
         server: PostgresServer = request.getfixturevalue("postgres")
         server.empty()
-        database = server.url
+        database, taken = server.url, HEAD_CPUS
     folder = tmp_path_factory.mktemp("service")
     warm = tmp_path_factory.mktemp("warm")
     settings = ServingSettings(
@@ -109,7 +109,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # for the replicas, which import that one too
         with own_cluster(HEAD_CPUS) as cluster:
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-            occupied = Occupant.options(num_cpus=HEAD_CPUS).remote()
+            occupied = Occupant.options(num_cpus=taken).remote()
             ray.get(occupied.__ray_ready__.remote())
             second = cluster.add_node(SECOND_CPUS)
             watch = threading.Thread(

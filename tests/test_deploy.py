@@ -107,6 +107,8 @@ def test_ray_cluster_keeps_the_dashboard_to_itself_and_asks_for_the_token() -> N
         start = config[key][-1]
         assert "RAY_AUTH_MODE=token" in start
         assert "0.0.0.0" not in start
+    # nothing of the environment of `ray up` reaches the machines, so the token goes there as a file
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
 
 
@@ -469,7 +471,7 @@ TOKEN = "0123456789abcdef" * 4
 def local_command(folder: str, dashboard_port: int) -> list[str]:
     """Return the head's start command of the file, its paths and fixed ports replaced by ones of this test."""
     text = documents("ray-cluster.yaml")[0]["head_start_ray_commands"][-1]
-    text = text.replace('"$RAY_AUTH_TOKEN"', TOKEN).removeprefix("cd /opt/phosphene && ")
+    text = text.removeprefix("cd /opt/phosphene && ")
     words = [word for word in shlex.split(text) if not word.startswith(("--port=", "--autoscaling-config="))]
     assert "RAY_AUTH_MODE=token" in words
     ray = str(Path(sys.executable).with_name("ray"))
@@ -484,6 +486,7 @@ def dashboard() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    environment |= {"RAY_AUTH_TOKEN": TOKEN}  # the file has Ray read it from the home folder
     environment |= {"RAY_agent_register_timeout_ms": "120000", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     with open(Path(folder) / "head.log", "w") as log:
         head = subprocess.Popen(
