@@ -43,18 +43,24 @@ class BlockTask:
     """What a Ray Data worker does: it is constructed with the models and called with one block at a time."""
 
     def __init__(self, bundle: str, settings: dict[str, Any], out: str) -> None:
-        self.decoder = BlockDecoder(bundle, settings, out)
+        self._fault = _unreached(bundle, os.path.join(out, RUN))
+        self.decoder = None if self._fault else BlockDecoder(bundle, settings, out)
 
     def __call__(self, rows: _Rows) -> _Rows:
         """Decode blocks; a failure that ends the run is returned in words, because Ray would retry what is raised."""
-        said = []
-        for number, text in zip(rows["number"], rows["block"], strict=True):
-            try:
-                self.decoder.decode(int(number), EpochRange(**json.loads(str(text))))
-                said.append("")
-            except OSError as error:
-                said.append(_in_words(error))
+        blocks = zip(rows["number"], rows["block"], strict=True)
+        said = [self._decode(int(number), EpochRange(**json.loads(str(text)))) for number, text in blocks]
         return {"number": rows["number"], "failed": np.asarray(said, dtype=object)}
+
+    def _decode(self, number: int, block: EpochRange) -> str:
+        fault = self._fault or _unreached(block.path)
+        if fault or self.decoder is None:
+            return fault
+        try:
+            self.decoder.decode(number, block)
+        except OSError as error:
+            return _in_words(error)
+        return ""
 
 
 def decode_dataset(
@@ -161,6 +167,12 @@ def _locked(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another run works in {out}; wait for it, or use another folder") from None
         yield
+
+
+def _unreached(*paths: str) -> str:
+    """Say what this machine of a cluster, which need not be the one where the run began, does not find."""
+    lost = next((path for path in paths if not os.path.exists(path)), None)
+    return f"{os.uname().nodename} does not reach {lost}; all machines must, by the same path" if lost else ""
 
 
 def _in_words(error: OSError) -> str:

@@ -93,13 +93,31 @@ def test_a_full_disk_is_told_and_leaves_no_finished_block(
         raise OSError(errno.ENOSPC, "planted")
 
     (tmp_path / "out" / "blocks").mkdir(parents=True)
+    (tmp_path / "out" / "run.json").touch()
     task = BlockTask(str(bundle), {}, str(tmp_path / "out"))
     monkeypatch.setattr(dataset_block, "write_atomic", full)
     block = f'{{"path": "{recording}", "name": "x", "start": 0, "stop": 2}}'
     said = task({"number": np.array([0]), "block": np.array([block], dtype=object)})
     assert "No space left" in said["failed"][0] and "make room" in said["failed"][0]
     assert not block_file(tmp_path / "out", 0).exists()
+    assert task.decoder is not None
     task.decoder.close()
+
+
+@pytest.mark.parametrize("lost", ["bundle", "run.json", "recording"])
+def test_a_machine_that_does_not_reach_the_files_says_which(
+    bundle: Path, recording: Path, tmp_path: Path, lost: str
+) -> None:
+    if lost != "run.json":
+        (tmp_path / "run.json").touch()
+    task = BlockTask(str(tmp_path / "bundle" if lost == "bundle" else bundle), {}, str(tmp_path))
+    path = tmp_path / "recording" if lost == "recording" else recording
+    block = f'{{"path": "{path}", "name": "x", "start": 0, "stop": 2}}'
+    said = task({"number": np.array([0]), "block": np.array([block], dtype=object)})["failed"][0]
+    assert f"{tmp_path / lost}; all machines must" in said
+    assert not (tmp_path / "blocks").exists() and not pictures(tmp_path)
+    if task.decoder is not None:
+        task.decoder.close()
 
 
 def test_seeds_are_of_the_epoch_and_fit_the_service() -> None:
