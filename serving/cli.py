@@ -178,15 +178,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     given["access"] = given.get("access", {}) | {name: value for name, value in access.items() if value}
     settings = ServingSettings.model_validate(given)
     stop = threading.Event()
-
-    def end_on_signals() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-
-    end_on_signals()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     _note(f"starting the service with bundle {settings.bundle} (10 to 30 s)")
     with local_service(settings) as url:
-        end_on_signals()  # again: Ray put its own, which end this process before its cluster
         if arguments.json:
             print(json.dumps({"url": url, "bundle": str(settings.bundle)}), flush=True)
         _note(f"ready: web page {url}/  API {url}/v1/generations  (Ctrl-C ends it)")

@@ -8,8 +8,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +72,7 @@ def _start_ray(folder: str, n_cpus: int, memory_folder: str) -> None:
         {"_plasma_directory": memory_folder, "object_spilling_directory": memory_folder} if memory_folder else {}
     )
 
+    own = signal.getsignal(signal.SIGTERM)
     for attempt in range(1, _N_STARTS + 1):
         try:
             ray.init(
@@ -84,6 +87,9 @@ def _start_ray(folder: str, n_cpus: int, memory_folder: str) -> None:
                 _temp_dir=folder,
                 **places,
             )
+            # Ray puts its own in its place, which ends this process before the cluster
+            if callable(own) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, own)
             return
         except Exception as error:
             if "timed out during startup" not in str(error) or attempt == _N_STARTS:
