@@ -172,7 +172,7 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
     from serving.user_groups import read_access_file
 
     if settings.access.file:  # read again by each ingress; here the fault is told at once and in one line
-        read_access_file(Path(settings.access.file))
+        read_access_file(Path(settings.access.resolved().file))
 
     application = build(settings)
     with (

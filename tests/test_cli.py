@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -92,7 +93,7 @@ def test_what_does_not_fit_ends_with_status_2_and_a_sentence(
 
 
 def test_missing_files_and_damaged_bundles_are_named(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["decode", str(tmp_path / "no.npz"), "--bundle", str(bundle), "--out", str(tmp_path)]) == 2
     assert "no.npz" in capsys.readouterr().err
@@ -104,8 +105,9 @@ def test_missing_files_and_damaged_bundles_are_named(
         port = str(taken.getsockname()[1])
         assert main(["serve", "--bundle", str(bundle), "--port", port]) == 2
         assert port in capsys.readouterr().err
-    assert main(["serve", "--bundle", str(bundle), "--port", port, "--access", str(tmp_path / "keys.yaml")]) == 2
-    assert "keys.yaml" in capsys.readouterr().err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["serve", "--bundle", str(bundle), "--port", port, "--access", "~/keys.yaml"]) == 2
+    assert f"{tmp_path}/keys.yaml" in capsys.readouterr().err
     assert main(["demo", "--bundle", str(bundle), "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "targets.safetensors" in capsys.readouterr().err
 
@@ -117,7 +119,6 @@ def test_a_service_that_is_told_to_end_takes_all_its_processes_along(bundle: Pat
     with open(tmp_path / "log", "wb") as log:
         service = psutil.Popen(
             [*command, "--jobs", str(tmp_path / "jobs"), "--json"],
-            env=os.environ | {"TMPDIR": str(tmp_path)},
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
@@ -126,13 +127,15 @@ def test_a_service_that_is_told_to_end_takes_all_its_processes_along(bundle: Pat
         assert "url" in json.loads(service.stdout.readline())
         others = service.children(recursive=True)
         assert len(others) > 5
+        folders = set(re.findall(r"/tmp/ph-\w+", " ".join(" ".join(process.cmdline()) for process in others)))
+        assert folders and all(os.path.isdir(folder) for folder in folders)
         service.send_signal(signal.SIGTERM)
         assert service.wait(90) == 0
         told = (tmp_path / "log").read_text()
         assert "ending the service" in told and "SIGTERM received" not in told
         _, left = psutil.wait_procs(others, timeout=10)
         assert not left, [process.name() for process in left]
-        assert not list(tmp_path.glob("ph-*"))
+        assert not any(os.path.exists(folder) for folder in folders)
     finally:
         for process in (service, *others):
             with suppress(psutil.NoSuchProcess):

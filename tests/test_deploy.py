@@ -109,6 +109,7 @@ def test_ray_cluster_keeps_the_dashboard_to_itself_and_asks_for_the_token() -> N
         assert "0.0.0.0" not in start
     # nothing of the environment of `ray up` reaches the machines, so the token goes there as a file
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "RAY_enable_autoscaler_v2=0" in config["head_start_ray_commands"][-1], "the second one starts no workers"
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
 
 
