@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo soak-train soak-serve test test-all test-faults fuzz lint types audit bench bench-encoders demo-bundle clean
+.PHONY: help setup demo soak-train soak-serve soak-steady test test-all test-faults fuzz lint types audit bench bench-encoders demo-bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -71,8 +71,11 @@ bench-encoders: $(STAMP)  ## train every encoder and fusion on simulated brains 
 soak-train: $(STAMP)  ## kill, break and resume trainings -> out/soak
 	$(BIN)/python benchmarks/soak_train.py --out out/soak
 
-soak-serve: $(STAMP)  ## load and kill the service for a long time -> out/soak-serve.json; HOURS=4
-	$(BIN)/python benchmarks/soak_serve.py --hours $(or $(HOURS),0.25) --out out/soak-serve.json
+soak-serve: $(STAMP)  ## load the service and kill its processes -> out/soak-serve.json
+	$(BIN)/python benchmarks/soak_serve.py --out out/soak-serve.json
+
+soak-steady: $(STAMP)  ## use the service for HOURS=4, and see that it does not grow -> out/soak-steady.json
+	$(BIN)/python benchmarks/soak_steady.py --hours $(or $(HOURS),4) --out out/soak-steady.json
 
 IMAGES ?=
 demo-bundle: $(STAMP)  ## train the demo bundle again; IMAGES=folder trains on your pictures

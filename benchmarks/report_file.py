@@ -10,10 +10,14 @@ HEAD = "# Benchmarks\n\nEach section is written by the script that it names, nev
 
 def standing_row(section: str, title: str) -> str:
     """Find the table row of ``title`` in a section as it stands, ``""`` if there is none."""
+    return standing_line(section, f"| {title} |", f"| {title} (")
+
+
+def standing_line(section: str, *begins: str) -> str:
+    """Find the line of a section, as it stands, that begins with one of ``begins``; ``""`` if there is none."""
     text = FILE.read_text() if FILE.exists() else ""
     body = next((one for one in re.split(r"(?m)^## ", text) if one.startswith(f"{section}\n")), "")
-    names = (f"| {title} |", f"| {title} (")
-    return next((line for line in body.splitlines() if line.startswith(names)), "")
+    return next((line for line in body.splitlines() if line.startswith(begins)), "")
 
 
 def write_section(title: str, body: str) -> None:

@@ -1,7 +1,6 @@
-"""Load the service and kill its processes, and see that every accepted job ends once: goals J1, J2, J9, J10 and J11.
+"""Load the service and kill its processes, and see that every accepted job ends once: goals J1, J2, J9 and J10.
 
-    python benchmarks/soak_serve.py --jobs 1000 --kills 30 --out out/soak-serve.json     # J1 at full length, 20 min
-    python benchmarks/soak_serve.py --jobs 1000 --kills 30 --hours 4                     # repeated until the time is up
+    python benchmarks/soak_serve.py --jobs 1000 --kills 30 --out out/soak-serve.json     # J1 at full length, 15 min
 
 Clients hand jobs in with keys of their own and repeat what is refused or cut off. A picture of every seed is made
 before the first fault, so each result is compared with what its own seed must give. `kill -9` goes to the ingress, the
@@ -51,12 +50,12 @@ N_RECENT = 60
 class Service:
     """`phosphene serve` in a process tree of its own."""
 
-    def __init__(self, bundle: Path, folder: Path) -> None:
+    def __init__(self, bundle: Path, folder: Path, jobs: dict[str, Any]) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self._settings = folder / "settings.yaml"
-        self._temporary = folder / "tmp"  # its own, so that what it leaves there can be counted
-        self._temporary.mkdir()
-        settings = {"jobs": {"folder": str(folder / "jobs"), "max_unfinished": 400}}
+        self.temporary = folder / "tmp"  # its own, so that what it leaves there can be counted
+        self.temporary.mkdir()
+        settings = {"jobs": {"folder": str(folder / "jobs")} | jobs}
         self._settings.write_text(yaml.safe_dump(settings))
         self._log = open(folder / "service.log", "ab")
         self._command = [sys.executable, "-m", "serving.cli", "serve", "--bundle", str(bundle), "--port", str(port)]
@@ -66,7 +65,7 @@ class Service:
     def start(self) -> float:
         """Start and wait until ready; return how long it took, s."""
         started = time.monotonic()
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self._temporary)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
         self._process = psutil.Popen(
             self._command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log, start_new_session=True
         )
@@ -108,16 +107,6 @@ class Service:
             self._process.wait()
             psutil.wait_procs(victims, timeout=10.0)
         return bool(victims)
-
-    def footprint(self) -> tuple[float, int, int]:
-        """Return resident megabytes and open descriptors of the replicas, and how many temporary files there are."""
-        megabytes, n_files = 0.0, 0
-        for role in ("ingress", "generator", "encoder", "jobs"):
-            for process in self.find(role):
-                megabytes += process.memory_info().rss / 2**20
-                n_files += process.num_fds()
-        n_temporary = sum(path.is_file() for path in self._temporary.rglob("*"))
-        return round(megabytes, 1), n_files, n_temporary
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -254,18 +243,8 @@ class Figures:
     proxy_back_s: list[float] = field(default_factory=list)
     unfinished_go_on_s: list[float] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
-    rss_mb: list[float] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
-    temporary_files: list[int] = field(default_factory=list)
     left_uploads: int = 0
     seconds: float = 0.0
-
-    def weigh(self, service: Service) -> None:
-        """Note what the service uses now: J11 compares the first note with the last."""
-        megabytes, n_files, n_temporary = service.footprint()
-        self.rss_mb.append(megabytes)
-        self.descriptors.append(n_files)
-        self.temporary_files.append(n_temporary)
 
     def missed(self) -> list[str]:
         goals = {
@@ -350,37 +329,31 @@ def settle(ledger: Ledger, expected: dict[int, str], figures: Figures) -> None:
                 figures.lost += 1
 
 
-def soak(bundle: Path, folder: Path, n_jobs: int, n_kills: int, hours: float) -> Figures:
+def soak(bundle: Path, folder: Path, n_jobs: int, n_kills: int) -> Figures:
     figures = Figures()
     started = time.monotonic()
     example = Bundle.load(bundle).example
     assert example is not None, "the bundle has no example recording"
-    service = Service(bundle, folder)
+    service = Service(bundle, folder, {"max_unfinished": 400})
     ledger = Ledger(example.read_bytes(), service.url)
     try:
         print(f"  ready after {service.start():.1f} s", file=sys.stderr, flush=True)
         with client(service.url) as http:
             first = {seed: ledger.hand_in(http, f"reference-{seed}", seed) for seed in range(N_SEEDS)}
             expected = {seed: pictures(wait_ended(http, job_id, 120.0)[0]) for seed, job_id in first.items()}
-        while True:
-            figures.weigh(service)
-            done = threading.Event()
-            turn = f"turn-{len(figures.rss_mb)}"
-            people = [
-                threading.Thread(target=hand_in_all, args=(ledger, f"{turn}-{n}", n_jobs // N_CLIENTS, done))
-                for n in range(N_CLIENTS)
-            ]
-            for person in people:
-                person.start()
-            kill_all_kinds(service, ledger, figures, n_kills, done)
-            for person in people:
-                person.join()
-            if time.monotonic() - started >= 3600.0 * hours:
-                break
+        done = threading.Event()
+        people = [
+            threading.Thread(target=hand_in_all, args=(ledger, f"client-{n}", n_jobs // N_CLIENTS, done))
+            for n in range(N_CLIENTS)
+        ]
+        for person in people:
+            person.start()
+        kill_all_kinds(service, ledger, figures, n_kills, done)
+        for person in people:
+            person.join()
         settle(ledger, expected, figures)
         time.sleep(12.0)
         figures.left_uploads = len(os.listdir(folder / "jobs" / "uploads"))
-        figures.weigh(service)
     finally:
         service.stop()
     figures.jobs, figures.two_ids, figures.refused = len(ledger.jobs), ledger.two_ids, ledger.refused
@@ -391,18 +364,13 @@ def soak(bundle: Path, folder: Path, n_jobs: int, n_kills: int, hours: float) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=ROOT / "generation" / "demo_bundle")
-    parser.add_argument("--jobs", type=int, default=1000, help="jobs in a turn")
-    parser.add_argument("--kills", type=int, default=30, help="kills in a turn")
-    parser.add_argument("--hours", type=float, default=0.0, help="turns are repeated until so much time has passed")
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--out", type=Path, help="JSON with the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ph-soak-", dir="/tmp") as folder:
-        figures = soak(arguments.bundle, Path(folder), arguments.jobs, arguments.kills, arguments.hours)
-    drift = {
-        "rss_drift_mb": round(figures.rss_mb[-1] - figures.rss_mb[0], 1),
-        "descriptor_drift": figures.descriptors[-1] - figures.descriptors[0],
-    }
-    told = asdict(figures) | drift | {"missed": figures.missed()}
+        figures = soak(arguments.bundle, Path(folder), arguments.jobs, arguments.kills)
+    told = asdict(figures) | {"missed": figures.missed()}
     print(json.dumps(told, indent=1))
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

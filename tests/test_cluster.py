@@ -21,6 +21,7 @@ import psutil
 import pytest
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
+from benchmarks.soak_steady import ALL, COLUMNS, Told, missed, summary
 from serving.access_settings import EncryptionSettings
 from serving.client import PhospheneClient, problem_of
 from serving.cluster import free_port, local_service
@@ -281,6 +282,36 @@ def microvolts(data: np.ndarray, ch_names: list[str], sfreq: float, tmin: float,
     packed = io.BytesIO()
     np.savez(packed, data=data * 1e-6, sfreq=sfreq, ch_names=ch_names, tmin=tmin, subject=person)
     return packed.getvalue()
+
+
+@pytest.mark.slow
+def test_mixed_use_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "soak_steady.py"
+    command = [sys.executable, str(script), "--hours", "0.01", "--out", str(tmp_path / "figures.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["missed"] == ["J11 lasts 4 h"], done.stderr[-2000:]
+    assert len(figures["done"]) == 10 and figures["accepted"] > 2
+
+
+@pytest.mark.parametrize(
+    ("column", "per_measure", "goal"),
+    [("rss_mb", 1.0, "J11 memory"), ("descriptors", 0.1, "J11 descriptors"), ("threads", 0.0, "")],
+)
+def test_the_long_soak_finds_what_grows(column: str, per_measure: float, goal: str) -> None:
+    noise = np.random.default_rng(0).uniform(-5.0, 5.0, 240)
+    measures = [
+        {
+            "s": 60.0 * (n + 1),
+            "usage": {ALL: dict.fromkeys(COLUMNS, 1000.0) | {column: 1000.0 + per_measure * n + noise[n]}},
+            "temporary": (20, 1.0),
+            "jobs": (90, 2.0),
+        }
+        for n in range(240)
+    ]
+    figures = summary(Told(), measures) | {"replaced": [], "left_uploads": 0, "seconds": measures[-1]["s"]}
+    found = missed(figures)
+    assert len(found) == bool(goal) and all(one.startswith(goal) for one in found)
 
 
 @pytest.mark.slow
