@@ -251,10 +251,10 @@ def weigh(service: Service) -> tuple[Usage, dict[int, str]]:
 def files_in(folder: Path) -> tuple[int, float]:
     """Return how many files a folder holds, and their megabytes."""
     sizes = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file():
-                sizes.append(path.stat().st_size)
+    for parent, _, names in os.walk(folder):  # passes over folders that go while it looks, which rglob does not
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.lstat(os.path.join(parent, name)).st_size)
     return len(sizes), sum(sizes) / 2**20
 
 
