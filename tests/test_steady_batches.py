@@ -54,6 +54,22 @@ def test_what_depends_on_the_number_of_rows_is_found_and_filled(
     assert all(len(pixels(n)) == n for n in range(1, MAX_BATCH + 1))
 
 
+def test_rows_of_zeros_as_guidance_puts_first_hide_no_layer() -> None:
+    class Unscaled(Unsteady):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows * (1.0 + 1e-6 * (len(rows) <= self.n_few))
+
+    net = nn.Sequential(Unscaled(2)).eval()
+    data = torch.from_numpy(np.random.default_rng(0).random((MAX_BATCH, 3))).float()
+
+    def pixels(n: int) -> np.ndarray:
+        return net(torch.cat([torch.zeros(n, 3), data[:n]])).numpy()[n:]
+
+    assert steady_from(pixels, MAX_BATCH) == 2
+    assert settle_layers([net], pixels, MAX_BATCH) == 1
+    assert steady_from(pixels, MAX_BATCH) == 1
+
+
 def test_what_is_no_layer_is_told_by_the_size_to_fill_batches_up_to() -> None:
     net = network(2)
     pixels = sampled(net)
