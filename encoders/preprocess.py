@@ -7,6 +7,7 @@ high-pass belongs to continuous data (`encoders.readers`), since it is longer th
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.modality import CHANNEL_KINDS, MODALITIES
-from encoders.resample import window_matrix
+from encoders.resample import window_matrix, window_reach
 from encoders.sensors import SensorLayout, layout_positions_2d, match_channels
 from encoders.whitening import mvnn
 
@@ -214,8 +215,8 @@ class Preprocessor:
         """
         match = match_channels(epochs, self.layout, min_fraction=self.config.min_fraction)
         check_signal(match.epochs, self.config)
-        matrix, warnings = _time_matrix(epochs, self.config)
-        data = np.matmul(match.epochs.data, matrix)
+        samples, matrix, warnings = _time_matrix(epochs, self.config)
+        data = np.matmul(match.epochs.data[:, :, samples], matrix)
         if self.config.reference == "average":
             data -= data.mean(axis=1, keepdims=True)
         return data, ChannelReport(match.interpolated, match.dropped, warnings)
@@ -290,19 +291,34 @@ def _check_unit(data: NDArray[np.float32], kind: str) -> None:
         )
 
 
-def _time_matrix(epochs: SignalEpochs, config: PreprocessConfig) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Return the matrix (n_times, config.n_times) that makes the window out of an epoch, baseline included."""
-    axis = (epochs.sfreq, epochs.tmin, epochs.n_times)
-    matrix = window_matrix(*axis, config.sfreq, config.tmin, config.n_times, config.h_freq)
+def _time_matrix(
+    epochs: SignalEpochs, config: PreprocessConfig
+) -> tuple[slice, NDArray[np.float32], tuple[str, ...]]:
+    """Return which samples the window is made of, and the matrix (n_samples, config.n_times) that makes it of them.
+
+    The matrix holds the baseline too.
+    """
     warnings = []
     if epochs.sfreq / 2.0 < config.h_freq:
         warnings.append(f"sampled at {epochs.sfreq:g} Hz: nothing above {epochs.sfreq / 2.0:g} Hz is in the recording")
-    if config.baseline is None:
-        return matrix, tuple(warnings)
-    start, end = max(config.baseline[0], float(epochs.times[0])), min(config.baseline[1], float(epochs.times[-1]))
-    if end - start < (config.baseline[1] - config.baseline[0]) / 2.0:
-        warnings.append(f"no baseline {config.baseline} s in epochs from {epochs.tmin:g} s: used the window's mean")
-        return matrix - matrix.mean(axis=1, keepdims=True), tuple(warnings)
-    # On the output's time grid, so that the recording's rate does not change what the mean is taken over.
-    before = window_matrix(*axis, config.sfreq, start, round((end - start) * config.sfreq) + 1, config.h_freq)
-    return matrix - before.mean(axis=1, keepdims=True), tuple(warnings)
+    first, last = float(epochs.times[0]), float(epochs.times[-1])
+    wanted = [(config.tmin, config.n_times)]
+    if config.baseline is not None:
+        start, end = max(config.baseline[0], first), min(config.baseline[1], last)
+        if end - start < (config.baseline[1] - config.baseline[0]) / 2.0:
+            warnings.append(f"no baseline {config.baseline} s in epochs from {epochs.tmin:g} s: used the window's mean")
+            wanted.append(wanted[0])
+        else:
+            # On the output's time grid, so that the recording's rate does not change what the mean is taken over.
+            wanted.append((start, round((end - start) * config.sfreq) + 1))
+    reach = window_reach(epochs.sfreq, config.sfreq, config.h_freq)
+    begins = min(tmin for tmin, _ in wanted)
+    ends = max(tmin + (n_times - 1) / config.sfreq for tmin, n_times in wanted)
+    # what lies further away has no weight, and a long recording would make a large matrix
+    begin = max(0, math.floor((begins - first) * epochs.sfreq) - reach)
+    stop = min(epochs.n_times, math.ceil((ends - first) * epochs.sfreq) + reach + 1)
+    axis = (epochs.sfreq, float(epochs.times[begin]), stop - begin)
+    matrix, *before = (window_matrix(*axis, config.sfreq, *one, config.h_freq) for one in wanted)
+    for baseline in before:
+        matrix = matrix - baseline.mean(axis=1, keepdims=True)
+    return slice(begin, stop), matrix, tuple(warnings)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 HAMMING_WIDTH = 3.3
+# Matrices of more values are made anew each time: recordings of ever other lengths and rates would fill the memory.
+_MAX_KEPT = 1 << 20
 FIR = {"method": "fir", "phase": "zero", "fir_window": "hamming", "fir_design": "firwin"}
 
 
@@ -48,7 +50,11 @@ def transition_width(h_freq: float, sfreq: float) -> float:
     return min(max(0.25 * h_freq, 2.0), sfreq / 2.0 - h_freq)
 
 
-@lru_cache(maxsize=64)
+def window_reach(sfreq: float, out_sfreq: float, h_freq: float) -> int:
+    """Return how many samples away from a wanted time `window_matrix` has weights that are not zero, at most."""
+    return int(np.ceil(HAMMING_WIDTH / transition_width(h_freq, out_sfreq) / 2.0 * sfreq)) + 1
+
+
 def window_matrix(
     sfreq: float, tmin: float, n_times: int, out_sfreq: float, out_tmin: float, out_n_times: int, h_freq: float
 ) -> NDArray[np.float32]:
@@ -68,10 +74,18 @@ def window_matrix(
     ndarray, (n_times, out_n_times), float32
         Columns sum to one. Ends of the epoch are continued by odd reflection.
     """
+    build = _kept_matrix if n_times * out_n_times <= _MAX_KEPT else _kept_matrix.__wrapped__
+    return build(sfreq, tmin, n_times, out_sfreq, out_tmin, out_n_times, h_freq)
+
+
+@lru_cache(maxsize=16)
+def _kept_matrix(
+    sfreq: float, tmin: float, n_times: int, out_sfreq: float, out_tmin: float, out_n_times: int, h_freq: float
+) -> NDArray[np.float32]:
     width = transition_width(h_freq, out_sfreq)
     cutoff = min(h_freq + width / 2.0, (sfreq - width) / 2.0)
     half = HAMMING_WIDTH / width / 2.0
-    n_pad = int(np.ceil(half * sfreq)) + 1
+    n_pad = window_reach(sfreq, out_sfreq, h_freq)
     samples = np.arange(-n_pad, n_times + n_pad)
     lag = (out_tmin + np.arange(out_n_times) / out_sfreq)[None, :] - (tmin + samples / sfreq)[:, None]
     taper = np.where(np.abs(lag) <= half, 0.54 + 0.46 * np.cos(np.pi * lag / half), 0.0)

@@ -71,7 +71,7 @@ def settle_layers(networks: Sequence[nn.Module], pixels: Pixels, max_batch: int)
         if rest or len(arguments[0]) != len(result):
             return
         for n_rows in range(len(result) - per_picture, 0, -per_picture):
-            # from both ends: without guidance's class labels the first rows are zeros, which agree whatever computes them
+            # from both ends: with guidance the first class labels are zeros, which agree whatever computes them
             for rows in (slice(None, n_rows), slice(-n_rows, None)):
                 if not torch.equal(layer.forward(arguments[0][rows].clone()), result[rows]):
                     needed[layer] = max(needed.get(layer, 0), n_rows + per_picture)

@@ -2,6 +2,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.preprocess import PreprocessConfig, Preprocessor, check_signal, default_preprocess
 from encoders.readers import read_epochs
+from encoders.resample import window_matrix
 from encoders.sensors import SensorLayout, standard_layout
 
 LAYOUT = standard_layout("things_eeg2_63")
@@ -59,6 +61,24 @@ def test_permuted_channels_give_identical_output(fitted: Preprocessor) -> None:
 def test_epochs_do_not_influence_each_other(fitted: Preprocessor) -> None:
     epochs = noise(6)
     np.testing.assert_allclose(fitted(epochs.select([2])).data[0], fitted(epochs).data[2], atol=1e-5)
+
+
+def test_what_lies_far_from_the_window_changes_nothing_and_makes_no_large_matrix(
+    fitted: Preprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def recorded(sfreq: float, tmin: float, n_times: int, *more: Any) -> np.ndarray:
+        asked.append(n_times)
+        return window_matrix(sfreq, tmin, n_times, *more)
+
+    monkeypatch.setattr("encoders.preprocess.window_matrix", recorded)
+    long = noise(2, tmin=-20.0, seconds=60.0)
+    start = round((20.0 - 0.6) * long.sfreq)
+    cut = long.data[:, :, start : start + round(2.4 * long.sfreq)]
+    short = replace(long, data=cut, tmin=float(long.times[start]))
+    np.testing.assert_allclose(fitted(long).data, fitted(short).data, atol=1e-5)
+    assert len(asked) == 4 and max(asked) < 2.0 * long.sfreq
 
 
 def test_offsets_disappear_with_the_baseline(fitted: Preprocessor) -> None:

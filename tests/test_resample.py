@@ -2,7 +2,7 @@ import mne
 import numpy as np
 import pytest
 
-from encoders.resample import band_pass, band_pass_kernel, window_matrix
+from encoders.resample import _kept_matrix, band_pass, band_pass_kernel, window_matrix
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,13 @@ def test_constants_and_ramps_survive_at_the_edges() -> None:
     ramp = np.arange(160, dtype=np.float32) / 250.0
     np.testing.assert_allclose(resampled(np.ones(160, np.float32), 250.0, 0.0), 1.0, atol=1e-5)
     np.testing.assert_allclose(resampled(ramp, 250.0, 0.0), np.arange(64) / 100.0, atol=5e-4)
+
+
+def test_matrices_of_ever_other_recordings_do_not_gather() -> None:
+    _kept_matrix.cache_clear()
+    for n in range(2):
+        window_matrix(20_000.0 + n, -0.2, 40_000, 100.0, 0.0, 64, 40.0)
+    assert _kept_matrix.cache_info().currsize == 0
+    for n in range(40):
+        assert window_matrix(250.0, -0.2, 400 + n, 100.0, 0.0, 64, 40.0).shape == (400 + n, 64)
+    assert 0 < _kept_matrix.cache_info().currsize <= 16
