@@ -5,6 +5,7 @@ both sides of a split.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class TargetTable:
         if n == 0 or self.embeds.ndim != 2 or {*lengths.values(), len(self.embeds)} != {n}:
             raise ValueError(f"columns {lengths} and embeds {self.embeds.shape} must have one length n > 0")
         if len(set(self.images)) != n:
-            twice = sorted({name for name in self.images if self.images.count(name) > 1})[:5]
+            twice = sorted(name for name, times in Counter(self.images).items() if times > 1)[:5]
             raise ValueError(f"image ids {twice} appear more than once; give each picture one row")
         if not np.isfinite(self.embeds).all():
             raise ValueError(f"embeds {self.embeds.shape} have non-finite values; encode the pictures again")

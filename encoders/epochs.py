@@ -5,6 +5,7 @@ At rest they are an MNE ``-epo.fif`` or a plain ``.npz``, neither of which holds
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -292,9 +293,9 @@ def _check_lengths(epochs: SignalEpochs) -> None:
     ):
         if got != expected:
             raise EpochsMismatch(f"{name} has length {got}, expected {expected} for data {epochs.data.shape}")
-    twice = sorted({name for name in epochs.ch_names if epochs.ch_names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(epochs.ch_names).items() if times > 1)
     if twice:
-        raise EpochsMismatch(f"channel names {twice} appear more than once; names must be unique")
+        raise EpochsMismatch(f"channel names {twice[:20]} appear more than once; names must be unique")
     unknown = sorted(set(epochs.ch_types) - set(CHANNEL_KINDS))
     if unknown:
         raise EpochsMismatch(f"unknown channel types {unknown}; allowed are {list(CHANNEL_KINDS)}")

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -111,7 +112,7 @@ def _plan(
     dataset: str, parts: Sequence[EpochPart], root: str, dtype: StoredDtype, shard_bytes: int, settings: str
 ) -> BuildPlan:
     names = [part.name for part in parts]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ValueError(f"parts {twice[:5]} appear more than once; their names must be unique")
     try:

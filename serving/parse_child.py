@@ -4,10 +4,12 @@
 packages, and read and write its own job folder. It holds one connection and no other descriptor.
 """
 
+import fcntl
 import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -79,13 +81,28 @@ def serve_upload(
         connection.settimeout(limits.wall_s)
         limit(limits, n_bytes=upload.stat().st_size, statm=idle_pages)
         os.close(idle_pages)
+        end_with_client(connection)
         head, parts = read(upload, request, max_epochs)
         packed = json.dumps({**head, "n_bytes": sum(map(len, parts))}).encode()
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         connection.sendall(HEADER.pack(len(packed)) + packed)
         for part in parts:
             connection.sendall(part)
     finally:
         # no clean-up handlers of the parent run here: end at once, even after MemoryError
+        os._exit(0)
+
+
+def end_with_client(connection: socket.socket) -> None:
+    """Let the kernel end this process when the other side hangs up, so that nobody's reading costs nobody a place.
+
+    Whoever waits for the answer sends nothing meanwhile: the signal of the connection is the end of it.
+    """
+    descriptor = connection.fileno()
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    readable, _, _ = select.select([connection], [], [], 0.0)
+    if readable and not connection.recv(1, socket.MSG_PEEK):  # gone before the signal was asked for
         os._exit(0)
 
 

@@ -36,6 +36,8 @@ from serving.settings import ParseLimits
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.25
 _TCP_SINCE = 4
+# More than the service hands over at a time, by far.
+_BACKLOG = 1024
 # What one upload may occupy of the folder: it may be in memory, where no other limit would hold.
 _MAX_FOLDER_BYTES = MAX_UNPACKED_BYTES + (1 << 30)
 
@@ -66,7 +68,7 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(folder / "s"))
     os.chmod(folder / "s", 0o600)
-    listener.listen(64)
+    listener.listen(_BACKLOG)
     taken, announce = os.pipe()
     children: dict[int, _Child] = {}
     server = os.getpid()

@@ -3,9 +3,11 @@
 import io
 import os
 import resource
+import signal
 import socket
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from recording_samples import samples
 
 from serving.landlock import landlock_version
-from serving.parse_child import isolate, keep_only, limit
+from serving.parse_child import end_with_client, isolate, keep_only, limit
 from serving.settings import ParseLimits
 
 needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
@@ -101,6 +103,39 @@ def test_descriptors_are_closed_but_the_named_ones() -> None:
         assert found == {0, 1, 2, kept.fileno(), ready[1], go[0]}
     for number in (*ready, *go):
         os.close(number)
+
+
+@pytest.mark.parametrize("gone_before", [True, False])
+def test_the_process_ends_when_its_client_hangs_up(gone_before: bool) -> None:
+    here, there = socket.socketpair()
+    ready, tell = os.pipe()
+    if gone_before:
+        here.close()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            here.close()
+            end_with_client(there)
+            os.write(tell, b".")
+            while True:  # a reader that holds on
+                sum(range(1000))
+        finally:
+            os._exit(7)
+    there.close()
+    os.close(tell)
+    if not gone_before:
+        assert os.read(ready, 1) == b"."
+        time.sleep(0.2)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended although its client was there"
+        here.close()
+    deadline = time.monotonic() + 5.0
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    code = os.waitstatus_to_exitcode(ended[1])
+    assert code == (0 if gone_before else -signal.SIGIO)
+    os.close(ready)
 
 
 def test_every_resource_has_a_limit() -> None:
