@@ -210,7 +210,7 @@ class Sandbox:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
         finally:
-            writer.close()
+            writer.transport.abort()  # what is not sent by now is of no use; whoever reads it ends with the connection
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         if self._server is not None:

@@ -1,6 +1,7 @@
 """Reading uploads in their own processes: equal values, limits of time and memory, and no trace left."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -163,30 +164,6 @@ def test_every_upload_has_a_process_of_its_own(reader: Reader) -> None:
     assert len(children(reader)) <= LIMITS.n_processes + 1
 
 
-def long_edf() -> bytes:
-    """An EDF file of one channel that takes seconds to filter: 20 minutes at 2 kHz."""
-    fixed = f"{'0':168}{'01.01.20':8}{'00.00.00':8}{'512':52}{'1200':8}{'1':8}{'1':4}"
-    signal_ = f"{'EEG Cz':96}{'uV':8}{'-100':8}{'100':8}{'-32768':8}{'32767':88}{'2000':40}"
-    return f"{fixed}{signal_}".encode() + np.random.default_rng(0).bytes(1200 * 2000 * 2)
-
-
-def test_who_leaves_takes_the_reading_along(reader: Reader) -> None:
-    content, before = long_edf(), children(reader)
-
-    async def leave() -> int:
-        reading = [asyncio.create_task(reader.sandbox.read(content, onsets=[600.0])) for _ in range(LIMITS.n_processes)]
-        await asyncio.sleep(0.4)
-        assert not any(task.done() for task in reading), "the file is read too fast for this test"
-        for task in reading:
-            task.cancel()
-        await asyncio.wait(reading)
-        await asyncio.sleep(0.5)
-        return len([pid for pid in before if is_alive(pid)])
-
-    assert reader.run(leave) <= 1, "a reading goes on though nobody waits for it"
-    assert isinstance(reader.read(make_epochs(1).to_bytes()), SignalEpochs)
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -264,6 +241,32 @@ def test_a_hanging_reader_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -
 
     result, seconds = asyncio.run(main())
     assert isinstance(result, Refused) and result.code == "reading_timed_out" and seconds < 5.0
+
+
+def test_who_leaves_is_no_longer_connected_to_the_reader_whatever_was_not_sent_yet() -> None:
+    async def main() -> None:
+        sandbox = Sandbox(ParseLimits(wall_s=30.0), max_epochs=10)
+        connected, lost = asyncio.Event(), asyncio.Event()
+
+        async def slow_reader(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            while not writer.is_closing():  # it takes nothing, so that most of the upload is still on its way
+                with contextlib.suppress(ConnectionError):
+                    writer.write(b".")
+                    await writer.drain()
+                await asyncio.sleep(0.02)
+            lost.set()
+
+        socket = await asyncio.start_unix_server(slow_reader, sandbox._folder / "s", limit=1)
+        reading = asyncio.create_task(sandbox.read(bytes(32 << 20)))
+        await asyncio.wait_for(connected.wait(), 5.0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        await asyncio.wait_for(lost.wait(), 5.0)
+        socket.close()
+        sandbox.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
