@@ -39,6 +39,8 @@ Float = NDArray[np.float32]
 
 _ENCODER: TypeAdapter[Any] = TypeAdapter(EncoderConfig)
 _FUSION: TypeAdapter[Any] = TypeAdapter(FusionConfig)
+# Around the window: what lies further away is not decoded, and may be very long.
+_INSPECTED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,9 @@ class BrainModel:
 
     def _inspect(self, name: str, epochs: SignalEpochs) -> tuple[SignalFlag, ...]:
         preprocessor = self.preprocessors[name]
-        flags = inspect_signal(epochs, preprocessor.layout, min_fraction=preprocessor.config.min_fraction)
+        config = preprocessor.config
+        near = epochs.crop(config.tmin - _INSPECTED_S, config.tmax + _INSPECTED_S)
+        flags = inspect_signal(near, preprocessor.layout, min_fraction=preprocessor.config.min_fraction)
         return tuple(replace(flag, detail=f"{name}: {flag.detail}") for flag in flags)
 
     def _person(

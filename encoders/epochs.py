@@ -5,6 +5,7 @@ At rest they are an MNE ``-epo.fif`` or a plain ``.npz``, neither of which holds
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +116,14 @@ class SignalEpochs:
         if not rows:
             raise EpochsMismatch(f"no channel of type {list(kinds)}; this recording has {sorted(set(self.ch_types))}")
         return self._take_channels(rows)
+
+    def crop(self, tmin: float, tmax: float) -> "SignalEpochs":
+        """Return the samples from `tmin` to `tmax`, in seconds from the onset, at least one."""
+        first = min(max(math.ceil((tmin - self.tmin) * self.sfreq - 1e-6), 0), self.n_times - 1)
+        stop = max(math.floor((tmax - self.tmin) * self.sfreq + 1e-6) + 1, first + 1)
+        if first == 0 and stop >= self.n_times:
+            return self
+        return replace(self, data=self.data[:, :, first:stop], tmin=float(self.times[first]))
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> "SignalEpochs":
         """Return the epochs at ``indices`` (integers, or a boolean mask of length n_epochs)."""

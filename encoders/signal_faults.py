@@ -31,7 +31,7 @@ MIN_AGREEMENT = 0.3
 MAX_EVENNESS = 0.6
 N_NEIGHBOURS = 4
 MIN_SENSORS = 16
-_CHUNK = 64
+_CHUNK, _CHUNK_VALUES = 64, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def inspect_signal(epochs: SignalEpochs, layout: SensorLayout, *, min_fraction: 
     """
     match = match_channels(epochs, layout, min_fraction=min_fraction)
     known = match.epochs.pick([name for name in layout.ch_names if name not in match.interpolated])
-    numbers = [_numbers(known.data[start : start + _CHUNK], known) for start in range(0, known.n_epochs, _CHUNK)]
+    step = max(1, min(_CHUNK, _CHUNK_VALUES // known.data[0].size))
+    numbers = [_numbers(known.data[start : start + step], known) for start in range(0, known.n_epochs, step)]
     clipped, line, agreement, even = np.concatenate(numbers, axis=1)
     _refuse_clipped(clipped)
     if (line > REFUSED_LINE).mean() > 0.5:

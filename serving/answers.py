@@ -19,7 +19,7 @@ from serving.previews import signal_previews
 from serving.problems import refusal
 from serving.provenance import Marker, PictureFacts
 from serving.rendering import to_base64
-from serving.sandbox import Refused, Sandbox
+from serving.sandbox import BUSY, Refused, Sandbox
 from serving.schema import (
     MAX_PICTURES,
     BundleInfo,
@@ -76,7 +76,7 @@ class Answers:
         clock = StageClock(self._metrics)
         bundle = await self.bundle(fields.bundle)
         people = self.check_fields(fields, bundle, owner)
-        recordings = await self._read(fields, contents, bundle.info, clock, on_progress or _ignore)
+        recordings = await self._read(fields, contents, bundle.info, clock, on_progress or _ignore, owner)
         return await self._pictures(fields, recordings, bundle, people, clock, on_progress, on_preview)
 
     async def of_epochs(
@@ -163,7 +163,7 @@ class Answers:
         served = await self.bundle(fields.bundle)
         bundle = served.info
         people = self._check_subject(fields, served, owner)
-        recordings = await self._read(fields, contents, bundle, clock, _ignore)
+        recordings = await self._read(fields, contents, bundle, clock, _ignore, owner)
         embedded = await self._embed(served, fields, recordings, people, clock, _ignore)
         return EmbeddingResponse(
             id=uuid.uuid4().hex,
@@ -208,11 +208,13 @@ class Answers:
         bundle: BundleInfo,
         clock: StageClock,
         tell: ProgressCallback,
+        owner: str,
     ) -> list[SignalEpochs]:
         tell(Progress(stage="read", step=0, n_steps=len(contents)))
         with clock.stage("read"):
             reads = [
-                self._sandbox.read(content, onsets=fields.onset_seconds(), window=bundle.window) for content in contents
+                self._sandbox.read(content, onsets=fields.onset_seconds(), window=bundle.window, owner=owner)
+                for content in contents
             ]
             return [_accepted(result, index, len(reads)) for index, result in enumerate(await asyncio.gather(*reads))]
 
@@ -270,7 +272,7 @@ class Answers:
 def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> SignalEpochs:
     if isinstance(result, Refused):
         where = f"file {index + 1}: " if n_files > 1 else ""
-        raise refusal(result.code, where + result.detail)
+        raise refusal(result.code, where + result.detail, retry_after_s=_RETRY_QUEUE_S if result.code == BUSY else None)
     return result
 
 

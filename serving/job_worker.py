@@ -201,7 +201,7 @@ class JobWorker:
     async def _settle(self, run: _Run, problem: Problem) -> None:
         """Decide what a refusal means: run again later, run again alone, or the end."""
         job = run.job
-        if problem.code == "queue_full":
+        if problem.code in ("queue_full", "too_many_requests"):
             await self._insist(self._give_back, job, False, "", _RETRY_S)
         elif problem.code == "replica_lost":
             await self._insist(self._give_back, job, True, "quarantined", 0.0)

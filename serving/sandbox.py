@@ -21,6 +21,7 @@ from encoders.epochs import EpochsMismatch, SignalEpochs
 from serving.landlock import landlock_version
 from serving.plain_epochs import unpack_epochs
 from serving.reading_folder import new_folder
+from serving.reading_places import ReadingPlaces
 from serving.schema import CutWindow
 from serving.settings import ParseLimits, ServingSettings
 
@@ -28,6 +29,7 @@ _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
 _MAX_DETAIL = 4000
 _CODES = ("epochs_mismatch", "too_many_epochs", "reading_failed")
+BUSY = "too_many_requests"
 # A child may answer with this many bytes per byte received, plus a constant: files may hold 16-bit samples, or be
 # compressed, where the answer is float32.
 _ANSWER_RATIO = 16
@@ -90,7 +92,7 @@ class Sandbox:
     ) -> None:
         self._limits = limits
         self._max_epochs = max_epochs
-        self._places = asyncio.Semaphore(limits.n_processes)
+        self._places = ReadingPlaces(limits.n_processes, limits.wait_s)
         self._keep_subject = keep_subject
         self._place = new_folder(Path(memory_folder) if memory_folder else None, in_memory=bool(memory_folder))
         self._folder = self._place.path
@@ -130,7 +132,12 @@ class Sandbox:
         self._place.remove()
 
     async def read(
-        self, content: bytes, *, onsets: Sequence[float] | None = None, window: CutWindow | None = None
+        self,
+        content: bytes,
+        *,
+        onsets: Sequence[float] | None = None,
+        window: CutWindow | None = None,
+        owner: str = "",
     ) -> SignalEpochs | Refused:
         """Read one uploaded file.
 
@@ -142,6 +149,8 @@ class Sandbox:
             Where to cut a continuous file, in seconds.
         window : CutWindow, optional
             How to filter and cut a continuous file.
+        owner : str
+            Who sent it: owners take turns where more is sent than can be read at a time.
 
         Returns
         -------
@@ -153,14 +162,17 @@ class Sandbox:
             "n_bytes": len(content),
             "keep_subject": self._keep_subject,
         }
-        async with self._places:
-            started = asyncio.get_running_loop().time()
-            answer = await self._answer(request, content)
-            if answer is None and self._server is not None and self._server.poll() is not None:
-                # the server was lost, not this upload's own process: a new one gets one try
-                await self.start()
+        try:
+            async with self._places.place(owner):
+                started = asyncio.get_running_loop().time()
                 answer = await self._answer(request, content)
-            elapsed = asyncio.get_running_loop().time() - started
+                if answer is None and self._server is not None and self._server.poll() is not None:
+                    # the server was lost, not this upload's own process: a new one gets one try
+                    await self.start()
+                    answer = await self._answer(request, content)
+                elapsed = asyncio.get_running_loop().time() - started
+        except TimeoutError:
+            return Refused(BUSY, "too many uploads wait to be read; try again after the seconds in Retry-After")
         if answer is None:
             return self._silent(elapsed)
         header, body = answer

@@ -55,6 +55,7 @@ class ParseLimits(BaseModel):
     n_files_open: int = Field(64, ge=16)
     n_files: int = Field(256, ge=16, description="files and folders one upload may unpack to")
     n_processes: int = Field(4, ge=1, description="uploads read at the same time")
+    wait_s: float = Field(5.0, gt=0.0, description="an upload that was not begun to be read by then is refused, 429")
     allow_unsandboxed_uploads: bool = Field(
         False, description="UNSAFE: where the kernel cannot isolate the process that reads uploads, read them anyway"
     )

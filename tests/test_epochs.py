@@ -80,6 +80,22 @@ def test_select_takes_indices_and_masks() -> None:
     assert_same(epochs.select(np.asarray([True, False, False, True, False])), epochs.select([0, 3]))
 
 
+@pytest.mark.parametrize(("tmin", "tmax"), [(-0.02, 0.08), (0.0, 0.1), (-9.0, 0.05), (0.013, 9.0), (-9.0, 9.0)])
+def test_crop_agrees_with_mne(tmin: float, tmax: float) -> None:
+    epochs = make_epochs()
+    inside = max(tmin, float(epochs.times[0])), min(tmax, float(epochs.times[-1]))
+    oracle = epochs.to_mne().crop(*inside)
+    cropped = epochs.crop(tmin, tmax)
+    np.testing.assert_allclose(cropped.data, oracle.get_data(copy=True), rtol=1e-6)
+    np.testing.assert_allclose(cropped.times, oracle.times, atol=1e-9)
+    assert cropped.stimulus == epochs.stimulus and cropped.ch_names == epochs.ch_names
+
+
+def test_crop_beside_the_epoch_leaves_a_sample() -> None:
+    epochs = make_epochs()
+    assert epochs.crop(5.0, 6.0).n_times == epochs.crop(-6.0, -5.0).n_times == 1
+
+
 def test_average_repetitions_weights_by_count() -> None:
     data = np.asarray([1.0, 4.0, 7.0, 9.0])[:, None, None] * np.ones((4, 1, 3))
     epochs = SignalEpochs(

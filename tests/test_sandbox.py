@@ -243,6 +243,23 @@ def test_a_hanging_reader_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(result, Refused) and result.code == "reading_timed_out" and seconds < 5.0
 
 
+def test_an_upload_that_finds_no_place_is_told_to_come_back() -> None:
+    async def main() -> SignalEpochs | Refused:
+        sandbox = Sandbox(ParseLimits(wall_s=30.0, n_processes=1, wait_s=0.2), max_epochs=10)
+        socket = await asyncio.start_unix_server(lambda reader, writer: asyncio.sleep(60), sandbox._folder / "s")
+        first = asyncio.create_task(sandbox.read(b"holds the only place", owner="somebody"))
+        await asyncio.sleep(0.05)
+        result = await sandbox.read(b"waits", owner="somebody else")
+        first.cancel()
+        await asyncio.wait([first])
+        socket.close()
+        sandbox.close()
+        return result
+
+    result = asyncio.run(main())
+    assert isinstance(result, Refused) and result.code == "too_many_requests"
+
+
 def test_who_leaves_is_no_longer_connected_to_the_reader_whatever_was_not_sent_yet() -> None:
     async def main() -> None:
         sandbox = Sandbox(ParseLimits(wall_s=30.0), max_epochs=10)

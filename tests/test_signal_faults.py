@@ -149,6 +149,18 @@ def test_flags_name_the_epochs(good: dict[str, SignalEpochs]) -> None:
     assert "2 epochs (3, 7)" in next(flag.detail for flag in flags if flag.code == "white_noise")
 
 
+def test_how_many_epochs_are_looked_at_together_changes_nothing(
+    good: dict[str, SignalEpochs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs, layout = good["eeg"].select(range(6)), standard_layout("things_eeg2_63")
+    data = epochs.data.copy()
+    data[[1, 4]] = white(epochs).data[[1, 4]]
+    mixed = replace(epochs, data=data)
+    together = inspect_signal(mixed, layout, min_fraction=0.75)
+    monkeypatch.setattr("encoders.signal_faults._CHUNK_VALUES", 1)
+    assert inspect_signal(mixed, layout, min_fraction=0.75) == together != ()
+
+
 def test_most_of_a_recording_being_distorted_refuses_it(good: dict[str, SignalEpochs]) -> None:
     layout = standard_layout("things_eeg2_63")
     with pytest.raises(EpochsMismatch, match="clipped: .* expected less than 12 %"):
