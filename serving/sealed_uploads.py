@@ -19,7 +19,12 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from serving.problems import refusal
+
 _IN_MEMORY = 1 << 20
+_MULTIPART = "multipart/form-data"
+# Of a type that is told back to who sent it.
+_LONGEST_TYPE = 100
 
 
 class SealedFile:
@@ -85,13 +90,21 @@ class _SealingParser(MultiPartParser):
 
 class _SealingRequest(Request):
     async def _get_form(self, **limits: Any) -> FormData:
-        if self._form is None and self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if self._form is None:
+            # the framework would read other kinds too; url-encoded ones byte by byte, while nothing else is answered
+            got = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if got != _MULTIPART:
+                raise refusal(
+                    "bad_body",
+                    f"the body is of type {got[:_LONGEST_TYPE]!r}, expected {_MULTIPART}; "
+                    "send the recordings as its parts named 'file'",
+                )
             try:
                 async with aclosing(self.stream()) as stream:
                     self._form = await _SealingParser(self.headers, stream, **limits).parse()
             except MultiPartException as error:
                 raise HTTPException(400, detail=error.message) from None
-        return await super()._get_form(**limits)
+        return self._form
 
 
 class SealedRoute(APIRoute):

@@ -113,9 +113,9 @@ def test_a_bad_field_is_named(http: httpx.Client, fields: dict[str, object], nam
 
 def test_files_are_counted(http: httpx.Client) -> None:
     content = make_epochs().to_bytes()
-    check_problem(http.post("/v1/generations", data={"seed": "1"}), 422, "no_file")
+    check_problem(http.post("/v1/generations", files={"seed": (None, "1")}), 422, "no_file")
     check_problem(post(http, content, content, content), 422, "too_many_files")
-    check_problem(http.post("/v1/generations", data={"file": "text"}), 422, "bad_field")
+    check_problem(http.post("/v1/generations", files={"file": (None, "text")}), 422, "bad_field")
     broken = http.post("/v1/generations", content=b"junk", headers={"content-type": "multipart/form-data"})
     check_problem(broken, 400, "bad_body")
 

@@ -163,7 +163,7 @@ def test_a_used_up_quota_says_when_to_come_back(guarded: Guarded) -> None:
     async def run() -> None:
         async with guarded.client("hugo") as client:
             statuses = [(await client.post("/v1/generations")).status_code for _ in range(3)]
-            assert statuses == [422, 422, 429]
+            assert statuses == [400, 400, 429]
             assert (await client.get("/v1/bundles")).status_code == 200
             assert (await client.get("/v1/bundles")).status_code == 200
             response = await client.get("/v1/bundles")

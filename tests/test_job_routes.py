@@ -100,7 +100,7 @@ def test_a_bad_recording_fails_with_the_problem_of_the_direct_request(http: http
     direct = check_problem(http.post("/v1/generations", files={"file": b"junk"}), 422, "epochs_mismatch")
     status = wait(http, accepted(submit(http, b"junk")))
     assert (status.status, status.problem, status.result) == ("failed", direct, None)
-    check_problem(http.post("/v1/jobs", data={"seed": "1"}), 422, "no_file")
+    check_problem(http.post("/v1/jobs", files={"seed": (None, "1")}), 422, "no_file")
     check_problem(http.post("/v1/jobs", files={"file": b"x"}, data={"images": "99"}), 422, "bad_field")
 
 

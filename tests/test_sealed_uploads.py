@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, UploadFile
 
+from serving.problems import add_handlers
 from serving.sealed_uploads import SealedFile, SealedRoute
 
 CANARY = b"canary of a signal, "
@@ -68,3 +70,26 @@ def test_a_form_gives_its_files_back_and_leaves_no_readable_byte_on_the_disk() -
     )
     assert not any(CANARY in content for content in files)
     assert not any(len(content) > 1 << 20 for content in on_disk()), "it is removed with the request"
+
+
+@pytest.mark.parametrize("sent_as", ["application/x-www-form-urlencoded", "application/json", "multipart/mixed", ""])
+def test_a_body_that_is_no_multipart_form_is_refused_without_being_read(sent_as: str) -> None:
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    add_handlers(app, lambda code: None)
+
+    @app.post("/")
+    async def take(file: list[UploadFile]) -> None:
+        raise AssertionError("the form was taken")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"&"
+        raise AssertionError("the body was read on")
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post("/", content=body(), headers={"content-type": sent_as} if sent_as else {})
+
+    answer = asyncio.run(post())
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+    assert repr(sent_as) in answer.json()["detail"] and "expected multipart/form-data" in answer.json()["detail"]
