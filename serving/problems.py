@@ -41,6 +41,7 @@ CODES: dict[str, tuple[int, str]] = {
     "too_many_pictures": (422, "Too many pictures were asked for"),
     "upload_timed_out": (408, "The upload took too long to arrive"),
     "upload_too_large": (413, "The upload is too large"),
+    "uploads_down": (503, "Uploads cannot be taken in"),
     "too_many_requests": (429, "The service is busy"),
     "queue_full": (503, "The queue of the models is full"),
     "not_ready": (503, "The models are still loading"),

@@ -6,6 +6,7 @@ the disk, also after a crash. Nobody else can write to the file, which has no na
 """
 
 import io
+import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -21,10 +22,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.problems import refusal
 
+logger = logging.getLogger(__name__)
+
 _IN_MEMORY = 1 << 20
 _MULTIPART = "multipart/form-data"
 # Of a type that is told back to who sent it.
 _LONGEST_TYPE = 100
+_RETRY_S = 5
 
 
 class SealedFile:
@@ -104,6 +108,13 @@ class _SealingRequest(Request):
                     self._form = await _SealingParser(self.headers, stream, **limits).parse()
             except MultiPartException as error:
                 raise HTTPException(400, detail=error.message) from None
+            except OSError as error:  # no room, no folder, no descriptor: not the fault of the form
+                logger.error("an upload could not be stored: %s", error.strerror or type(error).__name__)
+                raise refusal(
+                    "uploads_down",
+                    "there is no room for the upload at the moment; send it again after the seconds in Retry-After",
+                    retry_after_s=_RETRY_S,
+                ) from None
         return self._form
 
 

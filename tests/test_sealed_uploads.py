@@ -1,6 +1,8 @@
 """Uploads that pass through the disk: nothing readable on it, and the same bytes come back."""
 
 import asyncio
+import errno
+import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, UploadFile
 
+from serving import sealed_uploads
 from serving.problems import add_handlers
 from serving.sealed_uploads import SealedFile, SealedRoute
 
@@ -93,3 +96,40 @@ def test_a_body_that_is_no_multipart_form_is_refused_without_being_read(sent_as:
     answer = asyncio.run(post())
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
     assert repr(sent_as) in answer.json()["detail"] and "expected multipart/form-data" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("fails_at", ["opening", "writing", "rewinding"])
+def test_an_upload_for_which_there_is_no_room_is_told_to_come_again(
+    monkeypatch: pytest.MonkeyPatch, fails_at: str
+) -> None:
+    """Buffered bytes fail late: when the file is rewound, and once more when it is closed."""
+
+    def full(*_: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class FullDisk(io.BytesIO):
+        write = full if fails_at == "writing" else io.BytesIO.write
+
+        def seek(self, *_: int) -> int:
+            return int(full())
+
+        def close(self) -> None:
+            super().close()
+            full()
+
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    add_handlers(app, lambda code: None)
+
+    @app.post("/")
+    async def take(file: list[UploadFile]) -> None:
+        raise AssertionError("the form was taken")
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post("/", files=[("file", ("a", CANARY * 200_000))])
+
+    monkeypatch.setattr(sealed_uploads, "TemporaryFile", full if fails_at == "opening" else FullDisk)
+    answer = asyncio.run(post())
+    assert (answer.status_code, answer.json()["code"]) == (503, "uploads_down")
+    assert int(answer.headers["retry-after"]) >= 1
