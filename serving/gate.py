@@ -1,7 +1,8 @@
 """The outermost layer of the service: counts requests, limits how many are inside and how large their bodies are.
 
 It is plain ASGI, so that a request is refused before its body is parsed and an oversized body is never stored. A
-request takes a place inside once its body is there: clients that send slowly, or stall, keep nobody out, and are cut.
+request takes a place inside once its body is there: clients that send slowly, or stall, keep nobody out, and are cut;
+so are those that do not read their answer.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.early_refusal import FULL_HEADER, REFUSED_HEADER, takes_a_place
 from serving.metrics import Metrics
-from serving.problems import problem_of, problem_response, refusal
+from serving.problems import CODES, problem_of, problem_response, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _FORM_MARGIN = 1 << 16
 MAX_ARRIVING = 512
 # Of a number in a header that is added to the metrics.
 _MOST_DIGITS = 6
+_CLIENT_GONE, _ = CODES["client_gone"]
 
 
 class Gate:
@@ -42,10 +44,19 @@ class Gate:
         Largest body; a larger one is answered 413.
     body_timeout_s : float
         How long a body may take to arrive; a slower one is answered 408.
+    answer_timeout_s : float
+        How long an answer may wait, in all, for a client that does not read it; then it is cut off.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, max_in_flight: int, max_upload_mb: float, body_timeout_s: float = 45.0
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        max_in_flight: int,
+        max_upload_mb: float,
+        body_timeout_s: float = 45.0,
+        answer_timeout_s: float = 120.0,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -53,6 +64,7 @@ class Gate:
         self._max_upload_mb = max_upload_mb
         self._max_bytes = int(max_upload_mb * 2**20) + _FORM_MARGIN
         self._body_timeout_s = body_timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._in_flight = 0
         self._arriving = 0
         self._typical_s = 1.0
@@ -65,24 +77,31 @@ class Gate:
         self._count_refused_before(scope)
         status = 500
         started = time.monotonic()
-
+        patience = self._answer_timeout_s
         finished = False
 
         async def counted_send(message: Message) -> None:
-            nonlocal status, finished
+            nonlocal status, finished, patience
             finished = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
+            asked = time.monotonic()
+            _wait_at_most(waiting, patience)
             await send(message)
+            _wait_at_most(waiting, None)
+            patience -= time.monotonic() - asked
 
         try:
-            if takes_a_place(scope):
-                await self._admit(scope, receive, counted_send)
-            else:
-                await self._app(scope, receive, counted_send)
+            async with asyncio.timeout(None) as waiting:
+                if takes_a_place(scope):
+                    await self._admit(scope, receive, counted_send)
+                else:
+                    await self._app(scope, receive, counted_send)
         except Exception:
+            if waiting.expired():
+                status = _CLIENT_GONE  # the answer is left unfinished, upon which the server closes the connection
             # a failure was logged and answered 500 further in; raising on would cut the client's connection
-            if not finished:
+            elif not finished:
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -191,6 +210,11 @@ class Gate:
             f"the body is larger than {self._max_upload_mb:g} MB, the most this service takes; "
             "send fewer epochs, fewer channels or a lower sampling rate",
         )
+
+
+def _wait_at_most(waiting: asyncio.Timeout, seconds: float | None) -> None:
+    if not waiting.expired():
+        waiting.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
 class _Visit:

@@ -101,7 +101,11 @@ def create_app(
     add_stream(app, StreamDesk(answers, metrics, settings))
     add_page(app, example)
     gate = app.state.gate = Gate(
-        app, metrics=metrics, max_in_flight=settings.max_in_flight, max_upload_mb=settings.max_upload_mb
+        app,
+        metrics=metrics,
+        max_in_flight=settings.max_in_flight,
+        max_upload_mb=settings.max_upload_mb,
+        answer_timeout_s=settings.request_timeout_s,
     )
     door = Door(gate, settings.access, metrics=metrics, page=PAGE, page_headers=PAGE_HEADERS)
     return TracedApp(door)

@@ -1,12 +1,14 @@
 """A backend without models, and a server around it, for tests of everything between HTTP and the models."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
@@ -134,6 +136,16 @@ def make_epochs(n_epochs: int = 2, *, ch_names: Sequence[str] = CH_NAMES, seed: 
         positions=np.full((len(ch_names), 3), np.nan, dtype=np.float32),
         stimulus=tuple(f"scene {index // 2}" for index in range(n_epochs)),
     )
+
+
+def never_read(url: str, request: httpx.Request) -> socket.socket:
+    """Send a request over a connection that takes next to nothing of the answer, since nobody reads it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.connect(("127.0.0.1", httpx.URL(url).port))
+    head = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1", *map(": ".join, request.headers.items())]
+    connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + request.read())
+    return connection
 
 
 def with_worker(app: ASGIApp, worker: JobWorker) -> ASGIApp:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_service import FakeBackend, fake_service, make_epochs
+from fake_service import FakeBackend, fake_service, make_epochs, never_read
 from starlette.types import Message, Receive, Scope, Send
 
 from serving import routes
@@ -127,3 +127,49 @@ def test_what_is_refused_for_want_of_room_costs_no_fetching_of_its_body() -> Non
     asyncio.run(overload())
     start = next(message for message in answered if message["type"] == "http.response.start")
     assert start["status"] == 429 and b"retry-after" in dict(start["headers"])
+
+
+def test_who_does_not_read_the_answer_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "Gate", lambda app, **given: Gate(app, **{**given, "answer_timeout_s": 1.0}))
+    settings = ServingSettings(bundle=Path("unused"), max_in_flight=1)
+    with (
+        fake_service(settings, FakeBackend()) as url,
+        httpx.Client(base_url=url, timeout=30.0, trust_env=False) as http,
+    ):
+        files, wanted = {"file": make_epochs(64).to_bytes()}, {"Accept": "text/event-stream"}
+        large = http.build_request("POST", "/v1/generations", files=files, data={"images": "8"}, headers=wanted)
+        with contextlib.closing(never_read(url, large)):
+            deadline = time.monotonic() + 60.0
+            while 'route="/v1/generations",status="499"} 1.0' not in http.get("/metrics").text:
+                assert time.monotonic() < deadline, "the answer waits for ever"
+                time.sleep(0.1)
+            assert http.post("/v1/embeddings", files={"file": make_epochs(1).to_bytes()}).status_code == 200
+
+
+def test_an_answer_may_wait_for_its_reader_for_so_long_in_all() -> None:
+    """A reader that takes a little now and then is cut off as well; how long the work takes is not counted."""
+    cut: list[int] = []
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0.1)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            for _ in range(scope["n_parts"]):
+                await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        except asyncio.CancelledError:
+            cut.append(scope["n_parts"])
+            raise
+        await send({"type": "http.response.body", "body": b""})
+
+    gate = Gate(work, metrics=Metrics(), max_in_flight=1, max_upload_mb=1.0, answer_timeout_s=0.45)
+    for n_parts in (1, 100):
+        scope = {"type": "http", "method": "POST", "path": "/v1/generations", "headers": [], "n_parts": n_parts}
+        asyncio.run(asyncio.wait_for(gate(scope, receive, send), 5.0))
+    assert cut == [100]

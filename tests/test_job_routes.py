@@ -7,16 +7,19 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 import s3fs
-from fake_service import FakeBackend, fake_service, make_epochs
+from fake_service import FakeBackend, fake_service, make_epochs, never_read
 from postgres_server import PostgresServer
 
+from serving import routes
 from serving.access_settings import AccessSettings
+from serving.gate import Gate
 from serving.job_blobs import KINDS, JobBlobs
 from serving.job_desk import JobDesk
 from serving.job_schema import JobPreview, JobStatus
@@ -280,6 +283,29 @@ def test_a_full_disk_answers_503_keeps_nothing_half_and_recovers(small_disk: Pat
         ballast.unlink()
         assert wait(http, accepted(submit(http))).status == "finished"
         assert wait(http, first).status == "finished"
+
+
+def test_who_does_not_read_events_holds_no_stream(
+    tmp_path: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "Gate", lambda app, **given: Gate(app, **{**given, "answer_timeout_s": 1.0}))
+    jobs = JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1)
+    settings = ServingSettings(bundle=Path("unused"), jobs=jobs, max_in_flight=1)
+    with (
+        fake_service(settings, backend) as url,
+        httpx.Client(base_url=url, timeout=30.0, trust_env=False) as http,
+        ExitStack() as stack,
+    ):
+        files = {"file": make_epochs(64).to_bytes()}
+        events = f"/v1/jobs/{accepted(http.post('/v1/jobs', files=files, data={'images': '8'}))}/events"
+        wait(http, events.split("/")[3])
+        for _ in range(2):  # as many as may be open
+            stack.enter_context(closing(never_read(url, http.build_request("GET", events))))
+        deadline = time.monotonic() + 60.0
+        while 'route="/v1/jobs/{job_id}/events",status="499"} 2.0' not in http.get("/metrics").text:
+            assert time.monotonic() < deadline, "the streams wait for ever"
+            time.sleep(0.1)
+        assert http.get(events).status_code == 200
 
 
 def test_jobs_on_postgresql_and_a_server_that_goes_away(
