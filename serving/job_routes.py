@@ -1,6 +1,7 @@
 """Routes of jobs: hand one in (202, and durable by then), look at it, follow it, erase it."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, get_args
 
@@ -31,6 +32,8 @@ IdempotencyKey = Annotated[
 ]
 
 _RETRY_FULL_S = 5
+# Of events, that one owner may have open however small the service is.
+_LEAST_STREAMS = 4
 _ID = re.compile(r"[0-9a-f]{48}")
 _EXAMPLE: dict[str, object] = {
     "id": "4f1c09d9a3f44a2a8a3d4d8f0b1a6e2f7c5b9d10e3f2a4c6",
@@ -65,8 +68,9 @@ class JobCounter:
         self._desk = desk
         self._places = places
         self._metrics = metrics
-        self._n_streams = 0
+        self._streams: Counter[str] = Counter()
         self._max_streams = 2 * settings.max_in_flight
+        self._max_streams_per_owner = max(_LEAST_STREAMS, self._max_streams // 4)
         self._stream_s = settings.request_timeout_s
 
     async def accept(self, request: Request, form: GenerationForm, key: str | None, *, preferred: bool) -> Response:
@@ -98,11 +102,16 @@ class JobCounter:
     async def follow(self, request: Request, job_id: str) -> Response:
         """Answer with a stream of events."""
         job = await self._find(request, job_id)
-        if self._n_streams >= self._max_streams:
-            sentence = f"{self._n_streams} streams of events are open, the most this service keeps; poll the job"
+        # without keys everybody is one owner, who may have all
+        all_theirs = bool(job.owner) and self._streams[job.owner] >= self._max_streams_per_owner
+        if all_theirs or self._streams.total() >= self._max_streams:
+            sentence = (
+                f"{self._max_streams} streams of events are open, or {self._max_streams_per_owner} of yours, the most "
+                "this service keeps; poll the job"
+            )
             raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
         return StreamingResponse(
-            self._counted(events_of(self._open(), job, owner=job.owner, seconds=self._stream_s)),
+            self._counted(job.owner, events_of(self._open(), job, owner=job.owner, seconds=self._stream_s)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -131,13 +140,14 @@ class JobCounter:
         for state in get_args(JobState):
             self._metrics.jobs_state.labels(state).set(counts.get(state, 0))
 
-    async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
-        self._n_streams += 1
+    async def _counted(self, owner: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        self._streams[owner] += 1
         try:
             async for event in events:
                 yield event
         finally:
-            self._n_streams -= 1
+            self._streams[owner] -= 1
+            self._streams += Counter()  # who has none open is forgotten
 
     async def _find(self, request: Request, job_id: str) -> Job:
         """Look up a job of the caller's; somebody else's is answered like one that does not exist."""

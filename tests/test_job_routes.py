@@ -10,19 +10,26 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import s3fs
 from fake_service import FakeBackend, fake_service, make_epochs, never_read
+from fastapi import Request
+from fastapi.responses import StreamingResponse
 from postgres_server import PostgresServer
+from starlette.exceptions import HTTPException
 
 from serving import routes
+from serving.access import NOBODY
 from serving.access_settings import AccessSettings
 from serving.gate import Gate
 from serving.job_blobs import KINDS, JobBlobs
 from serving.job_desk import JobDesk
+from serving.job_routes import JobCounter
 from serving.job_schema import JobPreview, JobStatus
+from serving.metrics import Metrics
 from serving.schema import GenerationFields, Problem, Progress
 from serving.settings import JobSettings, ServingSettings
 from serving.user_groups import AccessFile, GroupDescription, create_group, write_access_file
@@ -283,6 +290,42 @@ def test_a_full_disk_answers_503_keeps_nothing_half_and_recovers(small_disk: Pat
         ballast.unlink()
         assert wait(http, accepted(submit(http))).status == "finished"
         assert wait(http, first).status == "finished"
+
+
+def test_one_owner_holds_a_part_of_the_streams_and_without_keys_all(tmp_path: Path) -> None:
+    desk = JobDesk(JobSettings(folder=str(tmp_path)))
+    settings = ServingSettings(bundle=Path("unused"), max_in_flight=12)
+    counter = JobCounter(desk, Metrics(), settings, lambda: ())
+
+    async def follow(owner: str, n: int) -> int:
+        """Open up to `n` streams of a job that waits; return how many were let in."""
+        fields = GenerationFields()
+        job_id = (await desk.submit(fields, [b"x"], bundle="fake-1", owner=owner, key=None)).job.id
+        caller = replace(NOBODY, owner=owner)
+        request = Request({"type": "http", "headers": [], "state": {"caller": caller}})
+        for n_open in range(n):
+            try:
+                answer = await counter.follow(request, job_id)
+            except HTTPException as error:
+                assert error.status_code == 429
+                return n_open
+            assert isinstance(answer, StreamingResponse)
+            streams.append(answer.body_iterator)
+            await anext(streams[-1])
+        return n
+
+    async def run() -> None:
+        assert [await follow("anna", 24), await follow("olga", 24), await follow("", 24)] == [6, 6, 12]
+        assert await follow("carla", 1) == 0
+        await streams[0].aclose()
+        assert [await follow("anna", 2), await follow("carla", 1)] == [1, 0]
+        for stream in streams:
+            await stream.aclose()
+        assert await follow("", 25) == 24
+
+    streams: list[Any] = []
+    asyncio.run(run())
+    desk.close()
 
 
 def test_who_does_not_read_events_holds_no_stream(
