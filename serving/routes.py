@@ -127,11 +127,11 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
     async def generations(
         request: Request,
         form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
-        prefer: Annotated[str, Header()] = "",
+        prefer: Annotated[str, Header()] = "",  # documented here; there may be several
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         check_use(request, form)
-        if "respond-async" in [preference.strip().lower() for preference in prefer.split(",")]:
+        if "respond-async" in _preferences(request):
             return await counter.accept(request, form, idempotency_key, preferred=True)
         contents = [await part.read() for part in form.file]
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -151,6 +151,12 @@ def _add_work(app: FastAPI, answers: Answers, counter: JobCounter, metrics: Metr
         contents = [await part.read() for part in form.file]
         answer = await _finish(request, answers.embedding(form, contents, owner=caller_of(request).owner), timeout_s)
         return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _preferences(request: Request) -> set[str]:
+    """Name the preferences of all Prefer headers, without values and parameters (RFC 7240)."""
+    listed = ",".join(request.headers.getlist("prefer")).split(",")
+    return {preference.partition(";")[0].partition("=")[0].strip().lower() for preference in listed}
 
 
 def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Metrics, people: People) -> None:

@@ -99,8 +99,12 @@ def test_a_job_gives_what_the_same_request_gives(http: httpx.Client) -> None:
     assert first == again
 
 
-def test_generations_answer_later_when_asked_to(http: httpx.Client) -> None:
-    headers = {"Prefer": "wait=5, Respond-Async"}
+@pytest.mark.parametrize(
+    "preferred",
+    [["wait=5, Respond-Async"], ["wait=5", "respond-async"], ["respond-async; x=1"], ["respond-async, wait=5"]],
+)
+def test_generations_answer_later_when_asked_to(http: httpx.Client, preferred: list[str]) -> None:
+    headers = [("Prefer", one) for one in preferred]
     response = http.post("/v1/generations", files={"file": RECORDING}, headers=headers)
     assert response.headers["preference-applied"] == "respond-async"
     assert wait(http, accepted(response)).status == "finished"
