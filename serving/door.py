@@ -28,6 +28,8 @@ OPEN = ("/healthz", "/readyz", *PAGE_FILES)
 # Who is refused fills no disk: of the attempts one record a minute is written, with their number.
 _REFUSALS_S = 60.0
 _KEY_PROTOCOL = "key."
+# What no page of another site gains anything by: browsers do not let it read the answer.
+_ONLY_READ = ("GET", "HEAD", "OPTIONS")
 
 
 class Door:
@@ -200,9 +202,13 @@ def _nothing() -> None:
 
 
 def _refuse_other_sites(scope: Scope, headers: Headers) -> None:
-    """Refuse a WebSocket that another site's page opened: unlike requests, browsers let it read what comes back."""
+    """Refuse what another site's page sent and could gain by.
+
+    A WebSocket browsers let it read; a request they let it send only, which is enough to hand in or erase a job.
+    """
     origin = headers.get("origin", "")
-    if scope["type"] == "websocket" and origin and origin.partition("://")[2] != headers.get("host", ""):
+    only_reads = scope["type"] == "http" and scope["method"] in _ONLY_READ
+    if not only_reads and origin and origin.partition("://")[2].lower() != headers.get("host", "").lower():
         raise refusal("not_local", "no keys are set up, so no page of another site is let in; ask the operator")
 
 

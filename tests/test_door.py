@@ -309,6 +309,31 @@ def test_without_keys_only_this_machine_is_let_in() -> None:
     assert status("10.1.2.3", "service", allow_open_network=True) == 200
 
 
+def test_without_keys_a_page_of_another_site_changes_nothing() -> None:
+    given = ServingSettings(bundle=Path("unused"))
+    sandbox = Sandbox(given.parse, max_epochs=1)
+    app = create_app(given, FakeBackend(), sandbox)
+
+    async def statuses(host: str, origin: str) -> set[int]:
+        headers = {"Origin": origin} if origin else {}
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 4711))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers) as http:
+            assert (await http.get("/v1/bundles")).status_code == 200
+            changes = ["POST /v1/generations", "POST /v1/jobs", "DELETE /v1/jobs/1", "DELETE /v1/me"]
+            return {(await http.request(*change.split())).status_code for change in changes}
+
+    def run(host: str, origin: str) -> set[int]:
+        return asyncio.run(statuses(host, origin))
+
+    try:
+        for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000", "localhost"):
+            assert 403 not in run(host, "") | run(host, f"http://{host}") | run(host.upper(), f"http://{host}")
+        for origin in ("https://evil.example", "null", "http://localhost:9000", "http://127.0.0.1:8000", "https://"):
+            assert run("localhost:8000", origin) == {403}
+    finally:
+        sandbox.close()
+
+
 def test_the_client_with_a_key_is_let_in_and_without_or_with_another_is_told(tmp_path: Path) -> None:
     access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
     access, more = create_group(access, GroupDescription(group="readers", users=("rita",), scopes=("metrics",)))
