@@ -116,10 +116,10 @@ class Door:
         self._metrics.requests.labels(route, str(problem.status)).inc()
         logger.info("%s %s %d at the door", scope.get("method", "GET"), route, problem.status)
         await self._record_refusal(scope, problem.code)
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
             return
-        wants_page = scope["method"] == "GET" and _path(scope) == "/"
+        wants_page = scope.get("method") == "GET" and _path(scope) == "/"
         if problem.status == 401 and wants_page and "text/html" in Headers(scope=scope).get("accept", ""):
             headers = self._page_headers | dict(error.headers or {})
             await FileResponse(self._page, 401, headers=headers, media_type="text/html")(scope, receive, send)

@@ -223,7 +223,7 @@ def test_a_browser_without_a_key_gets_the_page_to_enter_one(guarded: Guarded) ->
 
 @pytest.mark.parametrize("protocol", [False, True])
 def test_websockets_need_a_key_too(guarded: Guarded, protocol: bool) -> None:
-    def connect(key: str) -> list[dict[str, Any]]:
+    def connect(key: str, **server: Any) -> list[dict[str, Any]]:
         sent: list[dict[str, Any]] = []
         header = (b"sec-websocket-protocol", f"phosphene, key.{key}".encode())
         headers = [header if protocol else (b"authorization", f"Bearer {key}".encode())]
@@ -235,9 +235,13 @@ def test_websockets_need_a_key_too(guarded: Guarded, protocol: bool) -> None:
         async def send(message: Any) -> None:
             sent.append(dict(message))
 
-        asyncio.run(guarded.app(scope, receive, send))
+        asyncio.run(guarded.app(scope | server, receive, send))
         return sent
 
+    start, body = connect("", extensions={"websocket.http.response": {}})
+    assert start["type"] == "websocket.http.response.start" and start["status"] == 401
+    assert dict(start["headers"])[b"www-authenticate"].startswith(REALM.encode())
+    assert json.loads(body["body"])["code"] == "no_key"
     assert connect("")[0]["reason"] == "no_key"
     assert connect(new_key()[0])[0]["reason"] == "unknown_key"
     assert connect(guarded.keys["anna"])[0]["reason"] == "not_allowed"
