@@ -7,6 +7,7 @@ what is written is encrypted with its owner's key first, bound to its kind and n
 
 import errno
 import json
+import logging
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 from serving.job_table import Job
 from serving.schema import GenerationFields
 from serving.settings import JobSettings
-from serving.vault import MAGIC, Vault
+from serving.vault import MAGIC, KeyDestroyed, Vault
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["uploads", "results", "previews"]
 KINDS: tuple[Kind, ...] = ("uploads", "results", "previews")
@@ -80,15 +83,21 @@ class JobBlobs:
         FileNotFoundError
             If there are none.
         KeyDestroyed
-            If nobody can read them any more.
+            If nobody can read them any more: there is no key, or they are not what was encrypted with this one for
+            this name and kind. Whoever was forgotten and came back has another key, so that the two look the same.
         ValueError
-            If they are not what was encrypted for this owner, name and kind, or are encrypted and there is no vault.
+            If they are encrypted and there is no vault, or the vault's master key is not the one of this owner's key.
         OSError
             If the store cannot be used.
         """
         content = self._stored(kind, name)
         if self._vault is not None:
-            return self._vault.cipher(owner, create=False).decrypt(content, context=f"{name}/{kind}")
+            cipher = self._vault.cipher(owner, create=False)
+            try:
+                return cipher.decrypt(content, context=f"{name}/{kind}")
+            except ValueError as error:
+                logger.warning("one of the %s of jobs cannot be read, its key may be destroyed: %s", kind, error)
+                raise KeyDestroyed(str(error)) from None
         if content.startswith(MAGIC):
             raise ValueError(
                 f"one of the {kind} of jobs is encrypted, and jobs.encryption is off; set it as it was when they came"

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 MAGIC = b"phe1"
 _NONCE_BYTES, _KEY_BYTES, _TAG_BYTES = 12, 32, 16
 _WRAPPED_BYTES = _NONCE_BYTES + _KEY_BYTES + _TAG_BYTES
+_DOOMED = ".destroyed-"
 
 
 class KeyDestroyed(LookupError):
@@ -85,6 +86,7 @@ class Vault:
         self._master = _read_master_key(Path(master_key_file))
         self._folder = Path(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._shred()
 
     def cipher(self, person: str, *, create: bool = True) -> PersonCipher:
         """Return the cipher of a person, whose key is made on first use.
@@ -98,44 +100,65 @@ class Vault:
         ValueError
             If the key is damaged, or was encrypted with another master key.
         """
-        path = self._path(person)
-        try:
-            wrapped = path.read_bytes()
-        except FileNotFoundError:
-            if not self._folder.is_dir():
-                raise OSError(errno.EIO, "the folder of keys is gone") from None  # away, which is not destroyed
-            if not create:
-                raise KeyDestroyed("the key of this person was destroyed, or never made") from None
-            wrapped = self._make(path)
-        try:
-            key = AESGCM(self._master).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], path.name.encode())
-        except (InvalidTag, ValueError):
-            raise ValueError(
-                f"{path} is damaged or belongs to another master key, expected {_WRAPPED_BYTES} bytes of this one; "
-                "give the master key that the folder was made with"
-            ) from None
-        return PersonCipher(key)
+        path, damaged = self._path(person), b""
+        while True:
+            wrapped = self._wrapped(path, create=create)
+            try:
+                key = AESGCM(self._master).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], path.name.encode())
+            except (InvalidTag, ValueError):
+                if wrapped != damaged:
+                    damaged = wrapped  # it may have been overwritten while it was read, then there is another or none
+                    continue
+                raise ValueError(
+                    f"{path} is damaged or belongs to another master key, expected {_WRAPPED_BYTES} bytes of this one; "
+                    "give the master key that the folder was made with"
+                ) from None
+            return PersonCipher(key)
 
     def destroy(self, person: str) -> bool:
         """Destroy a person's key, on the disk when this returns; return whether there was one."""
         path = self._path(person)
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_WRONLY)
-            try:
-                os.pwrite(descriptor, secrets.token_bytes(_WRAPPED_BYTES), 0)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            path.unlink()
+        try:
+            # first out of everybody's sight, so that nobody finds half a key at its place
+            os.rename(path, self._folder / f"{_DOOMED}{secrets.token_hex(16)}")
+            found = True
+        except FileNotFoundError:
+            self._check_folder()
+            found = False
+        self._shred()
+        return found
+
+    def _shred(self) -> None:
+        """Overwrite and remove the keys that were put aside, by this process, another, or one that crashed on it."""
+        doomed = list(self._folder.glob(f"{_DOOMED}*"))
+        for path in doomed:
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                descriptor = os.open(path, os.O_WRONLY)
+                try:
+                    os.pwrite(descriptor, secrets.token_bytes(_WRAPPED_BYTES), 0)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                path.unlink()
+        if doomed:
             self._sync_folder()
-            return True
-        return False
+
+    def _wrapped(self, path: Path, *, create: bool) -> bytes:
+        """Read a key as it is stored, and make it if need be; one that is destroyed right then is made again."""
+        while True:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                self._check_folder()
+                if not create:
+                    raise KeyDestroyed("the key of this person was destroyed, or never made") from None
+            self._make(path)
 
     def _path(self, person: str) -> Path:
         name = hmac.new(self._master, b"name\0" + person.encode(), hashlib.sha256).hexdigest()
         return self._folder / f"{name}.key"
 
-    def _make(self, path: Path) -> bytes:
+    def _make(self, path: Path) -> None:
         """Make a key; of several processes that do so at once one wins, and all use its key."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         wrapped = nonce + AESGCM(self._master).encrypt(nonce, secrets.token_bytes(_KEY_BYTES), path.name.encode())
@@ -150,7 +173,10 @@ class Vault:
         finally:
             os.unlink(draft)
         self._sync_folder()
-        return path.read_bytes()
+
+    def _check_folder(self) -> None:
+        if not self._folder.is_dir():  # what is away is not destroyed
+            raise OSError(errno.EIO, "the folder of keys is gone") from None
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY)

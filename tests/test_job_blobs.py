@@ -135,7 +135,7 @@ def test_with_a_key_blobs_are_readable_by_their_owner_and_at_their_place_alone(
     assert blobs.read(kind, "a.1", owner="anna") == open_blobs(settings).read(kind, "a.1", owner="anna") == content
     (place / "b.1").write_bytes((place / "a.1").read_bytes())
     for name, owner in (("a.1", "ben"), ("b.1", "anna")):
-        with pytest.raises(ValueError, match="not what was encrypted"):
+        with pytest.raises(KeyDestroyed, match="not what was encrypted"):
             blobs.read(kind, name, owner=owner)
     with pytest.raises(ValueError, match="jobs.encryption is off"):
         JobBlobs(settings.folder).read(kind, "a.1")

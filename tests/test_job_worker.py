@@ -16,6 +16,7 @@ import pytest
 from job_process import BUNDLE
 from postgres_server import PostgresServer
 
+from serving.access_settings import EncryptionSettings
 from serving.job_desk import JobDesk
 from serving.job_schema import ENDED
 from serving.job_table import Job
@@ -23,6 +24,7 @@ from serving.job_worker import JobWorker
 from serving.problems import refusal
 from serving.schema import GenerationFields, GenerationResponse
 from serving.settings import JobSettings
+from serving.vault import Vault, new_master_key
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,6 +142,23 @@ def test_a_beat_between_the_end_of_a_job_and_the_erasing_of_its_upload_stops_not
 
     try:
         asyncio.run(work())
+    finally:
+        opened.close()
+
+
+def test_a_job_whose_owner_was_forgotten_and_came_back_has_lost_its_upload(tmp_path: Path) -> None:
+    new_master_key(tmp_path / "master.key")
+    keys = EncryptionSettings(master_key_file=str(tmp_path / "master.key"), key_folder=str(tmp_path / "keys"))
+    opened = Workers(tmp_path / "jobs", encryption=keys)
+    try:
+        before = opened.submit("ok 1")
+        Vault(keys.master_key_file, keys.key_folder).destroy("")  # as if between the upload and the row
+        after = opened.submit("ok 2")
+        opened.start()
+        assert opened.result(after)["seed"] == 2
+        job = opened.wait(before)
+        assert (job.status, job.code, job.attempts, job.result) == ("failed", "upload_lost", 1, "")
+        wait_until(lambda: files(opened, "uploads") == [])
     finally:
         opened.close()
 

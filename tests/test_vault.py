@@ -54,6 +54,74 @@ def test_with_the_key_destroyed_nothing_can_be_read(vault: Vault, tmp_path: Path
         vault.cipher("lab/anna").decrypt(blob, context="c")
 
 
+def test_a_key_that_is_destroyed_just_now_is_made_again(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = vault.cipher("lab/anna")
+    met: list[PersonCipher] = []
+    write, link = os.pwrite, os.link
+
+    def overwritten(descriptor: int, content: bytes, at: int) -> int:
+        n_bytes = write(descriptor, content, at)
+        met.append(vault.cipher("lab/anna"))
+        return n_bytes
+
+    def linked(draft: str, path: Path) -> None:
+        link(draft, path)
+        monkeypatch.setattr(os, "link", link)
+        vault.destroy("lab/ben")
+
+    monkeypatch.setattr(os, "pwrite", overwritten)
+    assert vault.destroy("lab/anna")
+    assert met == [vault.cipher("lab/anna", create=False)] != [old]
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "link", linked)
+    assert vault.cipher("lab/ben") == vault.cipher("lab/ben", create=False)
+
+
+def test_a_key_that_is_overwritten_while_it_is_read_is_not_taken_for_damaged(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.cipher("lab/anna")
+    read = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            monkeypatch.setattr(Path, "read_bytes", read)
+            vault.destroy("lab/anna")
+            return file.read()
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    with pytest.raises(KeyDestroyed):
+        vault.cipher("lab/anna", create=False)
+
+
+def test_what_a_crash_left_of_a_key_is_destroyed_at_the_next_start(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(*_: object) -> int:
+        raise OSError("crashed")
+
+    vault.cipher("lab/anna")
+    (stored,) = (tmp_path / "keys").iterdir()
+    inode = os.open(stored, os.O_RDONLY)
+    before = os.pread(inode, 100, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", crashed)
+        with pytest.raises(OSError, match="crashed"):
+            vault.destroy("lab/anna")
+    with pytest.raises(KeyDestroyed):
+        vault.cipher("lab/anna", create=False)
+    Vault(tmp_path / "master.key", tmp_path / "keys")
+    assert list((tmp_path / "keys").iterdir()) == [] and os.pread(inode, 100, 0) != before
+    os.close(inode)
+
+
+def test_nobody_is_told_that_a_key_is_destroyed_whose_folder_is_away(vault: Vault, tmp_path: Path) -> None:
+    vault.cipher("lab/anna")
+    (tmp_path / "keys").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="folder of keys"):
+        vault.destroy("lab/anna")
+
+
 def test_keys_of_people_are_encrypted_and_their_files_name_nobody(vault: Vault, tmp_path: Path) -> None:
     cipher = vault.cipher("canary/subject")
     (stored,) = (tmp_path / "keys").iterdir()
