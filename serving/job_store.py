@@ -7,13 +7,14 @@ cut off runs again with nothing beside it, so that the one that kills its proces
 
 import errno
 import logging
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Select, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from serving.job_schema import ENDED
 from serving.job_table import JOBS, METADATA, Job, clock, serialise, shrink
@@ -248,7 +249,10 @@ class JobStore:
     def _reporting(self) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:  # `shrink` goes past SQLAlchemy
+            if type(error) is DatabaseError:
+                # the file is damaged; what connections remember of it must not outlast its mending
+                self._engine.dispose()
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             if JOBS.name in reason:
                 self._prepared = False  # the table is missing: this is another, empty database

@@ -4,6 +4,7 @@ A row holds ids, hashes, times and counts only: what a person sent or received l
 is removing files and one row.
 """
 
+import sqlite3
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,8 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # Two waits and a blob must fit into the 2 s within which a request is answered.
 _BUSY_S = 1.0
@@ -125,17 +128,38 @@ def open_engine(database: str, folder: str) -> Engine:
 
 
 def _sqlite(file: Path) -> Engine:
+    """Make an engine that notices when its file is taken away or another is put in its place.
+
+    SQLite goes on writing to a file that was removed, and what it commits there is lost. So every connection is held
+    against the file at its path whenever it is used again. A file that is missing is made at the first connection only:
+    in the place of one that is gone an empty one would pass for it.
+    """
     engine = create_engine(
         f"sqlite:///{file}",
         pool_timeout=_BUSY_S,
         connect_args={"timeout": _BUSY_S, "check_same_thread": False},
     )
+    known = False
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, arguments: object, options: dict[str, Any]) -> sqlite3.Connection:
+        mode = "rw" if known else "rwc"
+        return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, **options)
 
     @event.listens_for(engine, "connect")
-    def prepare(connection: Any, record: object) -> None:
+    def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
+        nonlocal known
         connection.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        record.info["file"] = _file_id(file)
+        known = True
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
+        found = _file_id(file)
+        if found is None or found != record.info["file"]:
+            raise DisconnectionError("the file of this connection was moved, removed or replaced")  # connects anew
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -143,6 +167,14 @@ def _sqlite(file: Path) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _file_id(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def serialise(connection: Connection) -> None:

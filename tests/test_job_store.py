@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,56 @@ def test_a_locked_sqlite_is_told_within_two_seconds_and_works_again(tmp_path: Pa
     other.close()
     assert hand_in(store, job(2)).outcome == "created"
     store.close()
+
+
+def test_a_sqlite_that_was_taken_away_takes_nothing_in_until_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    store = JobStore(open_engine("", str(tmp_path / "jobs")))
+    hand_in(store, job(1))
+    (tmp_path / "away").mkdir()
+    for file in (tmp_path / "jobs").iterdir():
+        file.rename(tmp_path / "away" / file.name)
+    for _ in range(2):
+        with pytest.raises(OSError, match="job store"):
+            hand_in(store, job(2))
+        with pytest.raises(OSError, match="job store"):
+            store.get(job(1).id, "")
+        with pytest.raises(OSError, match="job store"):
+            store.shrink()
+    assert list((tmp_path / "jobs").iterdir()) == [], "an empty database would pass for the one that is gone"
+    for file in (tmp_path / "away").iterdir():
+        file.rename(tmp_path / "jobs" / file.name)
+    assert hand_in(store, job(2)).outcome == "created"
+    again = JobStore(open_engine("", str(tmp_path / "jobs")))
+    assert set(again.known(ids(1, 2))) == set(ids(1, 2))
+    again.close()
+    store.close()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_damaged_sqlite_works_again_once_a_copy_is_put_back(tmp_path: Path, in_place: bool) -> None:
+    stores = [JobStore(open_engine("", str(tmp_path))) for _ in range(2)]
+    hand_in(stores[0], job(1))
+    assert stores[1].get(job(1).id, "") is not None
+    file, copy = tmp_path / "jobs.sqlite", tmp_path / "copy"
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    for part in tmp_path.glob("jobs.sqlite*"):
+        part.write_bytes(b"junk" * 5000)
+    for store in stores:
+        with pytest.raises(OSError, match="job store"):
+            store.get(job(1).id, "")
+    for part in tmp_path.glob("jobs.sqlite-*"):
+        part.unlink()
+    if in_place:
+        file.write_bytes(copy.read_bytes())
+    else:
+        copy.rename(file)
+    for number, store in enumerate(stores):
+        assert hand_in(store, job(2 + number)).outcome == "created"
+    for store in stores:
+        assert set(store.known(ids(1, 2, 3))) == set(ids(1, 2, 3))
+        store.close()
 
 
 def test_sqlite_commits_are_synced_and_deleted_rows_are_overwritten(tmp_path: Path) -> None:
