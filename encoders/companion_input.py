@@ -16,7 +16,7 @@ import pymatreader
 from encoders.brainvision_header import check_brainvision, check_companion
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.hdf5_structure import check_hdf5
-from encoders.matlab_structure import check_matlab5
+from encoders.matlab_structure import HDF5_SIGNATURE, VERSION_73, check_matlab5
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 
@@ -29,13 +29,16 @@ def read_brainvision(path: Path) -> "mne.io.BaseRaw":
 def read_eeglab(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
     """Read an EEGLAB data set, with its ``.fdt`` if the samples are there; epochs are named by their locking event."""
     with path.open("rb") as file:
-        head = file.read(10)
-    if head == b"MATLAB 5.0":
-        check_matlab5(path)
-    else:
+        head = file.read(128)
+    # readers go by the version behind the text, whatever the text says
+    if head[124:] in VERSION_73 or head.startswith(HDF5_SIGNATURE):
         check_hdf5(path)
+    else:
+        check_matlab5(path)
     wanted = ["EEG", "data", "trials", "nbchan", "pnts", "srate", "epoch"]
     content = pymatreader.read_mat(str(path), variable_names=wanted)
+    if "EEG" in content and "data" in content:
+        raise EpochsMismatch("the MATLAB file holds data beside its EEG structure; save one dataset with pop_saveset")
     eeg = content.get("EEG", content)
     eeg = eeg.get("EEG", eeg) if isinstance(eeg, dict) else eeg
     if not isinstance(eeg, dict) or "nbchan" not in eeg or "data" not in eeg:

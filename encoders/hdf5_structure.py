@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from encoders.epochs import EpochsMismatch
+from encoders.matlab_structure import VERSION_73
 
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 24
@@ -23,19 +24,26 @@ _AWAY = "the HDF5 file takes data from elsewhere ({}); save one file that holds 
 
 
 def check_hdf5(path: Path) -> None:
-    """Check an HDF5 file: MATLAB 7.3, or what claims to be.
+    """Check an HDF5 file of MATLAB 7.3, by whose header readers know that it is one.
 
     Raises
     ------
     EpochsMismatch
-        If a link, a dataset or a reference leads out of the file or round in it, or sizes are impossible.
+        If a link, a dataset or a reference leads out of the file or round in it, sizes are impossible, or the header is
+        not that of MATLAB 7.3.
     """
+    with path.open("rb") as header:
+        head = header.read(128)
     try:
         with h5py.File(path, "r") as file:
             if "nirs" in file or "formatVersion" in file:
                 raise EpochsMismatch(
                     "the file is SNIRF, which holds optical signals (fNIRS), expected EEG or MEG; "
                     "blood flow is too slow to tell which picture was seen"
+                )
+            if head[124:] not in VERSION_73 or not head.startswith(b"MATLAB 7.3"):
+                raise EpochsMismatch(
+                    "the HDF5 file does not begin as those of MATLAB 7.3 do; save it with `save -v7.3`"
                 )
             _Walk(file).check()
     except EpochsMismatch:

@@ -1,7 +1,8 @@
 """The elements of a MATLAB 5 file, walked before any reader sees them: sizes, nesting and kinds of arrays.
 
 Layout: "MAT-File Format" of the MathWorks, level 5. Objects, function handles and opaque classes are refused;
-sizes that do not fit the bytes, deep nesting and tight compression are, too.
+sizes that do not fit the bytes, deep nesting and tight compression are, too. A file that another reader would take for
+HDF5 is refused, and so are two arrays of one name, of which readers take the first or the last.
 """
 
 import math
@@ -15,6 +16,9 @@ MAX_ELEMENTS = 400_000
 MAX_DEPTH = 24
 MAX_INFLATED_BYTES = 1 << 30
 MAX_RATIO = 200
+# Bytes 124 to 127, by which readers tell the levels apart: major and minor version in the byte order of the file.
+VERSION_5, VERSION_73 = (b"\x00\x01IM", b"\x01\x00MI"), (b"\x00\x02IM", b"\x02\x00MI")
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED = 14, 15
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE, _FUNCTION, _OPAQUE = 1, 2, 3, 4, 5, 16, 17
@@ -28,12 +32,16 @@ def check_matlab5(path: Path) -> None:
     Raises
     ------
     EpochsMismatch
-        If sizes do not fit, nesting is too deep, or an element is of a kind that no recording needs.
+        If sizes do not fit, nesting is too deep, an element is of a kind that no recording needs, or the file is of two
+        formats.
     """
     content = path.read_bytes()
-    if len(content) < 136 or content[126:128] not in (b"IM", b"MI"):
+    if len(content) < 136 or content[124:128] not in VERSION_5 or not content.startswith(b"MATLAB 5.0"):
         raise EpochsMismatch(_DAMAGED)
+    if _is_hdf5(content):
+        raise EpochsMismatch("the MATLAB file is of level 5 and HDF5 at once; save it again with `save -v7`")
     walk = _Walk("<" if content[126:128] == b"IM" else ">")
+    names = set[bytes]()
     position = 128
     while position < len(content):
         kind, body, after = walk.element(content, position, padded=False)
@@ -44,8 +52,17 @@ def check_matlab5(path: Path) -> None:
                 raise EpochsMismatch(_DAMAGED)
         if kind != _MATRIX:
             raise EpochsMismatch(_DAMAGED)
-        walk.matrix(body, 0)
+        name = walk.matrix(body, 0)
+        if name and name in names:
+            raise EpochsMismatch("the MATLAB file holds two arrays of one name; save one dataset with pop_saveset")
+        names.add(name)
         position = after
+
+
+def _is_hdf5(content: bytes) -> bool:
+    """Return whether HDF5 begins at one of the places where its readers look: 0, 512, 1024, 2048 ..."""
+    places = [0, *(512 << power for power in range(len(content).bit_length()))]
+    return any(content.startswith(HDF5_SIGNATURE, place) for place in places)
 
 
 class _Walk:
@@ -90,12 +107,12 @@ class _Walk:
         end = start + n_bytes + (-n_bytes % 8 if padded and kind != _COMPRESSED else 0)
         return kind, view[start : start + n_bytes], end
 
-    def matrix(self, body: memoryview, depth: int) -> None:
-        """Check one array and what it contains."""
+    def matrix(self, body: memoryview, depth: int) -> bytes:
+        """Check one array and what it contains; return its name."""
         if depth > MAX_DEPTH:
             raise EpochsMismatch(f"the MATLAB file nests deeper than {MAX_DEPTH} levels; save one EEG structure")
         if not len(body):
-            return
+            return b""
         _, flags, at = self.element(body, 0)
         if len(flags) < 8:
             raise EpochsMismatch(_DAMAGED)
@@ -112,8 +129,9 @@ class _Walk:
         dims = struct.unpack(f"{self._order}{len(sizes) // 4}i", sizes)
         if min(dims) < 0:
             raise EpochsMismatch(_DAMAGED)
-        _, _, at = self.element(body, at)
+        _, name, at = self.element(body, at)
         self._content(body, at, kind, math.prod(dims), is_complex, depth)
+        return bytes(name)
 
     def _content(self, body: memoryview, at: int, kind: int, n: int, is_complex: bool, depth: int) -> None:
         if kind == _CELL:

@@ -48,9 +48,25 @@ def structure(**changes: Any) -> dict[str, Any]:
 
 def mat(**changes: Any) -> bytes:
     """Return an EEGLAB file with fields replaced."""
+    return mat_of(EEG=structure(**changes))
+
+
+def mat_of(**arrays: Any) -> bytes:
+    """Return a MATLAB 5 file."""
     buffer = io.BytesIO()
-    savemat(buffer, {"EEG": structure(**changes)}, appendmat=False)
+    savemat(buffer, arrays, appendmat=False)
     return buffer.getvalue()
+
+
+def in_two_formats(level5: bytes, text: bytes, version: bytes, hdf5: bytes) -> bytes:
+    """Return ``level5`` in the user block of HDF5, which lies in a last array of small numbers."""
+    place = 512 << (len(level5) // 512).bit_length()
+    content = bytearray(place) + hdf5
+    n = len(content) - len(level5) - 64
+    inside = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", 1, n)) + element(1, b"a")
+    start = struct.pack("<II", 14, n + 56) + inside + struct.pack("<II", 2, n)
+    content[: len(level5) + 64] = text.ljust(124) + version + level5[128:] + start
+    return bytes(content)
 
 
 def matlab5(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
@@ -90,6 +106,14 @@ def matlab5(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
     yield Case(
         "MATLAB 5: compressed in compressed", HEAD + element(15, zlib.compress(element(15, zlib.compress(bytes(64)))))
     )
+    yield Case("MATLAB 5: two arrays of one name", mat() + mat(data="/etc/passwd")[128:])
+    yield Case("MATLAB 5: text of level 7.3", b"MATLAB 7.3" + mat()[10:])
+    inside = samples["EEGLAB 7.3"][512:]
+    for level in (5.0, 7.3):
+        content = in_two_formats(mat(), f"MATLAB {level} MAT-file".encode(), HEAD[124:], inside)
+        yield Case(f"MATLAB 5: before HDF5, text of level {level}", content)
+    extra = {"data": np.zeros((3, 200)), "nbchan": 1e9, "pnts": 200.0, "srate": 100.0, "trials": 1.0}
+    yield Case("EEGLAB: another data set beside the structure", mat_of(EEG=structure(), **extra))
     yield Case("MATLAB 5: wrong byte order", HEAD[:126] + b"MI" + mat()[128:])
     yield Case("MATLAB 5: no byte order", HEAD[:126] + b"XX" + mat()[128:])
     yield Case("MATLAB 5: 500000 empty arrays", HEAD + matrix(1, element(14, b"") * 500_000, (500_000, 1)))
@@ -159,8 +183,13 @@ def hdf5(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
     yield made("hard link to the root", lambda f: link(f, "EEG/etc", f["/"]))
     yield made("hard link to its parent", lambda f: link(f, "EEG/chanlocs/up", f["EEG"]))
     yield made("virtual dataset", virtual)
-    yield made("external storage", lambda f: replace(
+    elsewhere = made("external storage", lambda f: replace(
         f, "EEG/data", shape=(1000, 63), dtype="f4", external=[(secret, 0, 252_000)]))  # fmt: skip
+    yield elsewhere
+    for version in (b"\x00\x02IM", b"\x02\x00MI", b"\x02\x01xM"):
+        content = in_two_formats(HEAD, HEAD[:124], version, elsewhere.content[512:])
+        yield Case(f"HDF5: external storage as MATLAB 5 of version {version!r}", content)
+    yield Case("HDF5: text of level 5", b"MATLAB 5.0" + samples["EEGLAB 7.3"][10:])
     yield made("a reference to itself", lambda f: ring(f, False))
     yield made("references round", lambda f: ring(f, True))
     yield made("a billion laughs", laughs)

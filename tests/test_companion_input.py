@@ -1,11 +1,15 @@
+import re
 import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import hostile_matlab
 import mne
 import numpy as np
 import pytest
+from hostile_files import Canary
+from recording_samples import samples
 from scipy.io import savemat
 
 from encoders.epochs import EpochsMismatch
@@ -78,6 +82,19 @@ def test_eeglab_companion(tmp_path: Path) -> None:
         savemat(tmp_path / "x.set", {"EEG": eeg | {"data": name}}, appendmat=False)
         with pytest.raises(EpochsMismatch, match="another folder"):
             read_epochs(pack(tmp_path / "z.zip", tmp_path / "x.set", tmp_path / "x.fdt"))
+
+
+def test_matlab_files_of_two_formats_are_refused_and_lead_to_no_other_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.random.default_rng(0).normal(scale=20, size=(1000, 63)).astype("<f4").tobytes())
+    canary, path = Canary(secret, tmp_path / "mark"), tmp_path / "x.set"
+    corpus = [*hostile_matlab.matlab5(canary, samples()), *hostile_matlab.hdf5(canary, samples())]
+    cases = [case for case in corpus if re.search("as MATLAB 5|before HDF5|text of|beside|of one name", case.name)]
+    assert len(cases) == 9
+    for case in cases:
+        path.write_bytes(case.content)
+        with pytest.raises(EpochsMismatch, match="HDF5 file|MATLAB file"):
+            read_epochs(path, onsets=[0.5])
 
 
 def test_epochs_of_a_rapid_stream_are_named_by_the_event_at_zero(tmp_path: Path) -> None:
