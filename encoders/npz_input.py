@@ -1,5 +1,6 @@
 """Arrays from an ``.npz`` that a stranger sent: no pickle, and declared sizes are checked before memory is taken."""
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -7,6 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from encoders.zip_layout import overlap
 
 MAX_BYTES = 2 * 1024**3
 MAX_ARRAYS = 64
@@ -28,7 +31,7 @@ def read_arrays(file: IO[bytes], required: Sequence[str], optional: Sequence[str
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            present = _checked_names(archive)
+            present = _checked_names(archive, file.seek(0, io.SEEK_END))
         missing = [name for name in required if name not in present]
         if missing:
             raise ValueError(f"the npz lacks {missing}; it needs {list(required)}, has {present[:20]}")
@@ -73,7 +76,7 @@ def _check_letters(array: NDArray[Any], name: str) -> None:
         raise ValueError(f"{name} holds numbers that are no letters of Unicode; save it as an array of strings")
 
 
-def _checked_names(archive: zipfile.ZipFile) -> list[str]:
+def _checked_names(archive: zipfile.ZipFile, n_bytes: int) -> list[str]:
     members = archive.infolist()
     total = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
@@ -82,6 +85,8 @@ def _checked_names(archive: zipfile.ZipFile) -> list[str]:
             f"the npz has {len(members)} arrays and {total} bytes, at most {MAX_ARRAYS} and {MAX_BYTES} are allowed; "
             "send fewer epochs"
         )
+    if overlap(members, n_bytes):
+        raise ValueError("arrays in the npz overlap or are larger than the npz; write it anew with numpy.savez")
     if total > RATIO_GRACE_BYTES and total > MAX_RATIO * max(packed, 1):
         raise ValueError(f"the npz unpacks to more than {MAX_RATIO} times its size; save it with numpy.savez")
     if len({member.filename.removesuffix(".npy") for member in members}) < len(members):

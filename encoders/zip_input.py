@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from encoders.epochs import EpochsMismatch
+from encoders.zip_layout import overlap
 
 MAX_MEMBERS = 64
 MAX_UNPACKED_BYTES = 2 * 1024**3
@@ -35,7 +36,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _checked_members(archive)
+            members = _checked_members(archive, path.stat().st_size)
             return [_extract(archive, member, folder / name) for name, member in members.items()]
     except EpochsMismatch:
         raise
@@ -43,10 +44,12 @@ def unpack(path: Path, folder: Path) -> list[Path]:
         raise EpochsMismatch("the zip is damaged or packed in an unusual way; pack it anew with deflate") from error
 
 
-def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _checked_members(archive: zipfile.ZipFile, n_bytes: int) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
         raise EpochsMismatch(f"the zip has {len(entries)} members, at most {MAX_MEMBERS} allowed; send one recording")
+    if overlap(entries, n_bytes):
+        raise EpochsMismatch("members of the zip overlap or are larger than the zip; it is damaged, pack it anew")
     unpacked = sum(entry.file_size for entry in entries)
     packed = sum(entry.compress_size for entry in entries)
     if unpacked > MAX_UNPACKED_BYTES:

@@ -229,6 +229,12 @@ def archives(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
     yield Case("zip that says it is smaller", resized(whole, 10))
     yield Case("zip with a damaged member", whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
     yield Case("zip of overlapping members", overlapping(whole))
+    junk = np.random.default_rng(0).bytes(300_000)
+    bombs = zip_of(*((f"{i}.fdt", bytes(24 << 20)) for i in range(4)), ("junk.txt", junk))
+    yield Case("zip of bombs that says they are packed large", swollen(bombs, 310_000))
+    zeros = {f"a{i}": np.zeros(6 << 20, np.float32) for i in range(4)}
+    bombs = saved(**zeros, junk=np.frombuffer(junk, np.uint8))
+    yield Case("npz of bombs that says they are packed large", swollen(bombs, 310_000))
     yield Case("gzip bomb", gzip.compress(bytes(300 << 20), 9))
     yield Case("gzip of gzip", gzip.compress(gzip.compress(samples["FIF"])))
     yield Case("gzip cut short", gzip.compress(samples["FIF"])[:5000])
@@ -259,6 +265,15 @@ def flagged(content: bytes) -> bytes:
 def resized(content: bytes, n_bytes: int) -> bytes:
     """Let the directory of a zip lie about a member's size."""
     return _changed(content, b"PK\x01\x02", 24, struct.pack("<I", n_bytes))
+
+
+def swollen(content: bytes, n_bytes: int) -> bytes:
+    """Let the directory of a zip say ``n_bytes`` for the packed size of every member."""
+    changed, at = bytearray(content), content.find(b"PK\x01\x02")
+    while at >= 0:
+        changed[at + 20 : at + 24] = struct.pack("<I", n_bytes)
+        at = content.find(b"PK\x01\x02", at + 4)
+    return bytes(changed)
 
 
 def overlapping(content: bytes) -> bytes:

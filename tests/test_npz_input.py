@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_files import swollen
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
 
@@ -67,6 +68,13 @@ def test_a_header_that_promises_too_much_takes_no_memory() -> None:
         archive.writestr("positions.npy", header.getvalue() + bytes(64))
     with pytest.raises(EpochsMismatch, match="shorter than its header"):
         SignalEpochs.from_bytes(buffer.getvalue())
+
+
+def test_a_false_packed_size_hides_no_bomb() -> None:
+    zeros = {f"a{i}": np.zeros(2 << 20, np.float32) for i in range(4)}
+    content = packed(**zeros, b=np.random.default_rng(0).bytes(50_000))
+    with pytest.raises(EpochsMismatch, match="overlap"):
+        SignalEpochs.from_bytes(swollen(content, 60_000))
 
 
 @pytest.mark.parametrize("letter", [0x110000, 0x7F000041, 0xFFFFFFFF, 0xD800, 0xDC31])

@@ -1,8 +1,10 @@
+import os
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
+from hostile_files import swollen
 
 from encoders import zip_input
 from encoders.epochs import EpochsMismatch
@@ -55,6 +57,14 @@ def test_refusals_leave_nothing_behind(
         unpack(path, folder)
     assert list(folder.iterdir()) == []
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.zip", "out"]
+
+
+def test_a_false_packed_size_hides_no_bomb(tmp_path: Path) -> None:
+    junk = [(f"{i}.txt", os.urandom(50_000)) for i in range(2)]
+    path = zip_of(tmp_path / "a.zip", *((f"{i}.fdt", bytes(8 << 20)) for i in range(4)), *junk)
+    path.write_bytes(swollen(path.read_bytes(), 60_000))
+    with pytest.raises(EpochsMismatch, match="overlap"):
+        unpack(path, tmp_path)
 
 
 def test_total_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
