@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Marks the gate's refusal for want of room; no other refusal is repeated.
 FULL_HEADER = "x-phosphene-full"
-# Tells the gate how many requests were refused here since the last one that was handed on, for its metrics.
+# Tells the gate, with work alone, how many requests were refused here since the last one handed on, for its metrics.
 REFUSED_HEADER = "x-phosphene-refused-before"
 # After so many seconds the ingress is asked again in any case: a replica more, or another proxy's request that ended.
 _ASK_AGAIN_S = 1.0
@@ -56,14 +56,14 @@ class EarlyRefusal:
             self._not_told += 1
             await _repeat(*self._refusal, scope, send)
             return
-        self._tell(scope)
+        self._tell(scope, work)
         await self._app(scope, receive, self._watched(send) if work else send)
 
-    def _tell(self, scope: Scope) -> None:
+    def _tell(self, scope: Scope, work: bool) -> None:
         headers = MutableHeaders(scope=scope)
         # nobody else may tell
         del headers[REFUSED_HEADER]
-        if self._not_told:
+        if work and self._not_told:
             headers[REFUSED_HEADER] = str(self._not_told)
             self._not_told = 0
 

@@ -74,7 +74,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._count_refused_before(scope)
+        if takes_a_place(scope):  # never from those that the door lets in without a key
+            self._count_refused_before(scope)
         status = 500
         started = time.monotonic()
         patience = self._answer_timeout_s

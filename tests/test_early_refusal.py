@@ -90,10 +90,13 @@ def test_the_same_refusal_is_given_without_asking_again_and_is_counted() -> None
             assert status(answer) == status(asked) == 429 and answer[1]["body"] == asked[1]["body"]
             assert mine.pop(b"x-request-id") == b"two" and int(mine[b"retry-after"]) >= 1
             assert mine == {name: value for name, value in theirs.items() if name != b"x-request-id"}
-        await service.call("GET", "/metrics")
-        assert counted(service, "phosphene_refusals_total") == 6.0
+        await service.call("GET", "/healthz")  # to which nobody needs a key
+        assert counted(service, "phosphene_refusals_total") == 1.0
+        service.now = 1.1
+        await service.call()
+        assert counted(service, "phosphene_refusals_total") == 7.0
         requests = 'phosphene_requests_total{route="%s",status="429"}'
-        assert [counted(service, requests % who) for who in ("other", "proxy")] == [1.0, 5.0]
+        assert [counted(service, requests % who) for who in ("other", "proxy")] == [2.0, 5.0]
         service.leave.set()
         assert status(await first) == 200
 
@@ -161,13 +164,14 @@ def test_only_the_proxy_tells_how_many_it_refused() -> None:
         service.leave.set()
         await service.call(headers=[(REFUSED_HEADER.encode(), b"7")])
         assert service.seen == [{}]
-        for nonsense in (b"1e3", b"-1", b"9" * 7, "²".encode(), b""):
-            service.proxy = EarlyRefusal(service.gate)
-            await service.gate(
-                {"type": "http", "method": "GET", "path": "/", "headers": [(REFUSED_HEADER.encode(), nonsense)]},
-                _nothing,
-                _drop,
-            )
+        told: list[tuple[str, str, bytes]] = [
+            ("POST", "/v1/jobs", nonsense) for nonsense in (b"1e3", b"-1", b"9" * 7, "²".encode(), b"")
+        ]
+        told += [("GET", "/healthz", b"7"), ("POST", "/healthz", b"7"), ("GET", "/v1/jobs", b"7")]
+        for method, path, number in told:
+            headers = [(REFUSED_HEADER.encode(), number)]
+            scope = {"type": "http", "method": method, "path": path, "headers": headers}
+            await service.gate(scope, _nothing, _drop)
         assert counted(service, "phosphene_refusals_total") == 0.0
 
     run(scene)
