@@ -128,6 +128,25 @@ class Access:
         HTTPException
             403 if the key is not for this, 429 with Retry-After over a quota.
         """
+        entry = self._check_scope(caller, path)
+        # a stream counts like one uploaded recording: both hold so many epochs at most
+        self._spend(entry, caller.name, sends=method in ("POST", WEBSOCKET) and path.startswith("/v1/"))
+
+    def check(self, authorization: str, path: str) -> None:
+        """Ask again, for what lasts, whether a key still opens an address; nothing is counted.
+
+        Raises
+        ------
+        HTTPException
+            As `identify` does, and 403 if the key is not for this any more.
+        """
+        self._check_scope(self.identify(authorization), path)
+
+    def close(self) -> None:
+        """Close the counts."""
+        self._quota.close()
+
+    def _check_scope(self, caller: Caller, path: str) -> _Entry:
         assert self._entries is not None
         entry = self._entries[caller.key_id]
         scope = next((SCOPES[prefix] for prefix in SCOPES if path == prefix or path.startswith(f"{prefix}/")), None)
@@ -137,12 +156,7 @@ class Access:
                 f"this key is for {list(entry.group.scopes)}, and this address needs {scope!r}; ask the operator",
                 headers={"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
             )
-        # a stream counts like one uploaded recording: both hold so many epochs at most
-        self._spend(entry, caller.name, sends=method in ("POST", WEBSOCKET) and path.startswith("/v1/"))
-
-    def close(self) -> None:
-        """Close the counts."""
-        self._quota.close()
+        return entry
 
     def _entry(self, authorization: str) -> _Entry:
         assert self._entries is not None

@@ -92,9 +92,9 @@ class Door:
             given = headers.get("authorization", "") or _key_of_protocols(headers)
             caller = self._access.identify(given)
             scope["state"]["caller"] = caller
-            if scope["type"] == "websocket":  # what lasts asks again, so that a key that is taken away stops working
-                access = self._access
-                scope["state"]["still_allowed"] = lambda: access.identify(given)
+            access = self._access
+            # what lasts asks again, so that a key that is taken away stops working
+            scope["state"]["still_allowed"] = lambda: access.check(given, path)
             self._access.allow(caller, scope.get("method", WEBSOCKET), path)
             return
         _refuse_other_sites(scope, headers)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -91,16 +91,20 @@ async def full_status(desk: JobDesk, job: Job) -> bytes:
     return b"".join([head[:-1], b',"result":', parts["result"], b',"problem":', parts["problem"], b"}"])
 
 
-async def events_of(desk: JobDesk, job: Job, *, owner: str, seconds: float) -> AsyncIterator[str]:
+async def events_of(
+    desk: JobDesk, job: Job, still_allowed: Callable[[], None], *, seconds: float
+) -> AsyncIterator[str]:
     """Yield server-sent events: `status`, `progress` and `preview` when they change, one `result` or `problem` last.
 
-    After `seconds` the stream ends although the job may not have; who still wants to know asks again.
+    After `seconds` the stream ends although the job may not have; who still wants to know asks again. It ends with a
+    `problem` as soon as `still_allowed` raises one.
     """
     deadline = time.monotonic() + seconds
     news = _News(desk)
     spoke = time.monotonic()
     try:
         while True:
+            still_allowed()
             for event in await news.of(job):
                 spoke = time.monotonic()
                 yield event
@@ -115,7 +119,7 @@ async def events_of(desk: JobDesk, job: Job, *, owner: str, seconds: float) -> A
                 spoke = time.monotonic()
                 yield ": still here\n\n"
             try:
-                found = await desk.get(job.id, owner)
+                found = await desk.get(job.id, job.owner)
             except OSError:
                 continue  # the store may be back before the stream ends
             if found is None:

@@ -111,7 +111,10 @@ class JobCounter:
             )
             raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
         return StreamingResponse(
-            self._counted(job.owner, events_of(self._open(), job, owner=job.owner, seconds=self._stream_s)),
+            self._counted(
+                job.owner,
+                events_of(self._open(), job, request.state.still_allowed, seconds=self._stream_s),
+            ),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )

@@ -221,6 +221,7 @@ class LiveEpochs:
             with self._gate.place():
                 async with asyncio.timeout(self._settings.request_timeout_s):
                     answer = await self._answers.of_epochs(start.options, [epochs], served, owner=owner)
+            self._websocket.state.still_allowed()
         except TimeoutError:
             problem = problem_of(refusal("timed_out", "decoding the epoch took too long; ask for fewer pictures"))
         except HTTPException as error:

@@ -239,9 +239,14 @@ async def _events(
 
     task = asyncio.ensure_future(work())
     try:
-        while (progress := await queue.get()) is not None:
-            yield f"event: progress\ndata: {progress.model_dump_json()}\n\n"
-        answer = await task
+        try:
+            while (progress := await queue.get()) is not None:
+                request.state.still_allowed()
+                yield f"event: progress\ndata: {progress.model_dump_json()}\n\n"
+            request.state.still_allowed()
+            answer = await task
+        except HTTPException as error:  # the key was taken away
+            answer = problem_of(error)
         request.state.record["outcome"] = answer.code if isinstance(answer, Problem) else "result"
         if isinstance(answer, Problem):
             metrics.count_refusal(answer.code)

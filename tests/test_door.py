@@ -16,6 +16,7 @@ from serving.access import REALM
 from serving.access_settings import AccessSettings
 from serving.api_keys import new_key
 from serving.audit import verify
+from serving.backend import Pictures
 from serving.client import PhospheneClient
 from serving.routes import create_app
 from serving.sandbox import Sandbox
@@ -60,6 +61,17 @@ class Guarded:
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+
+class HeldBackend(FakeBackend):
+    """Makes no pictures until it may."""
+
+    held = True
+
+    async def generate(self, *arguments: Any, **options: Any) -> Pictures:
+        while self.held:
+            await asyncio.sleep(0.02)
+        return await super().generate(*arguments, **options)
 
 
 @pytest.fixture
@@ -187,6 +199,48 @@ def test_keys_come_and_go_while_the_service_runs(guarded: Guarded) -> None:
             assert (await ben.get("/v1/bundles", headers=headers)).status_code == 200
 
     asyncio.run(run())
+
+
+def test_events_that_are_being_told_end_when_the_key_or_its_scope_is_taken_away(tmp_path: Path) -> None:
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
+    file = tmp_path / "access.yaml"
+    write_access_file(file, access)
+    without_anna = revoke_user(access, "lab", "anna")
+    for_embedding, _ = create_group(access, GroupDescription(group="lab", users=("anna", "ben"), scopes=("embed",)))
+    settings = ServingSettings(
+        bundle=Path("unused"),
+        jobs=JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1),
+        access=AccessSettings(file=str(file)),
+    )
+    recording = {"file": make_epochs().to_bytes()}
+
+    def told(http: httpx.Client, method: str, path: str, changed: AccessFile, **more: Any) -> list[tuple[str, Any]]:
+        events, name = [], ""
+        with http.stream(method, path, headers={"Accept": "text/event-stream"}, **more) as response:
+            for line in response.iter_lines():
+                kind, _, value = line.partition(": ")
+                name = value if kind == "event" else name
+                if kind == "data":
+                    events.append((name, json.loads(value)))
+                    write_access_file(file, changed)
+                    backend.held = False
+        write_access_file(file, access)
+        backend.held = True
+        return events
+
+    def let_in(url: str, user: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {keys[user]}"}
+        return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30.0)
+
+    backend = HeldBackend()
+    with fake_service(settings, backend) as url, let_in(url, "anna") as anna, let_in(url, "ben") as ben:
+        path = f"/v1/jobs/{anna.post('/v1/jobs', files=recording).json()['id']}/events"
+        for events, code in (
+            (told(anna, "GET", path, without_anna), "unknown_key"),
+            (told(ben, "POST", "/v1/generations", for_embedding, files=recording), "not_allowed"),
+        ):
+            assert len(events) > 1 and not {"result", "preview"} & set(dict(events))
+            assert (events[-1][0], events[-1][1]["code"]) == ("problem", code)
 
 
 @pytest.mark.parametrize("broken", [None, "groups: {lab: {users: 3}}", "\x00"])

@@ -560,21 +560,28 @@ def test_one_user_does_not_take_all_streams(
             StreamClient(guarded.url, StreamStart(**SMALL), api_key=guarded.keys["mia"])
 
 
-def test_a_key_that_is_taken_away_stops_a_running_stream(guarded: Guarded, backend: FakeBackend) -> None:
+@pytest.mark.parametrize(("user", "code"), [("lea", "unknown_key"), ("mia", "not_allowed")])
+def test_a_key_or_a_scope_that_is_taken_away_stops_a_running_stream(
+    guarded: Guarded, backend: FakeBackend, user: str, code: str
+) -> None:
+    before = read_access_file(guarded.file)
+    group = GroupDescription(group="live", users=("lea", "mia"), scopes=("embed",))
+    after = revoke_user(before, "live", "lea") if user == "lea" else create_group(before, group)[0]
     data = recording(len(CH_NAMES), 1000)
     start = StreamStart(**SMALL | USE | {"when_busy": "wait"})
-    with StreamClient(guarded.url, start, api_key=guarded.keys["lea"]) as client:
+    with StreamClient(guarded.url, start, api_key=guarded.keys[user]) as client:
         client.mark(100)
         client.mark(500)
         client.push(data[:, :300])
         while not list(client.answers()):
             time.sleep(0.02)
-        write_access_file(guarded.file, revoke_user(read_access_file(guarded.file), "live", "lea"))
-        with pytest.raises(ValueError, match="unknown_key"):
+        write_access_file(guarded.file, after)
+        with pytest.raises(ValueError, match=code):
             client.push(data[:, 300:700])
             while True:
                 time.sleep(0.05)
                 list(client.answers())
+    write_access_file(guarded.file, before)
     assert backend.n_finished == 1
 
 
