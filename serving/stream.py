@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from serving.access import caller_of
 from serving.answers import Answers
+from serving.failures import log_failure
 from serving.forms import AT_THE_DOOR, refusals
 from serving.gate import Gate
 from serving.live_epochs import LiveEpochs
@@ -70,7 +71,7 @@ class StreamDesk:
         except (WebSocketDisconnect, OSError):
             raise
         except Exception as error:
-            logger.error("a stream failed", exc_info=error)
+            log_failure(logger, "a stream failed", error)
             problem = problem_of(refusal("internal_error", "the service failed; the log has the reason"))
         else:
             record["outcome"] = "ended" if ended else "client_gone"

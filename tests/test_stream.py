@@ -593,7 +593,9 @@ def test_the_page_of_another_site_is_not_let_in(small: str) -> None:
         pass
 
 
-def test_a_failing_backend_ends_the_stream_with_a_sentence(small: str, backend: FakeBackend) -> None:
+def test_a_failing_backend_ends_the_stream_with_a_sentence(
+    small: str, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     backend.failure = RuntimeError("secret of the device")
     with StreamClient(small, StreamStart(**SMALL | {"when_busy": "wait"})) as client:
         client.mark(100)
@@ -601,3 +603,5 @@ def test_a_failing_backend_ends_the_stream_with_a_sentence(small: str, backend: 
         with pytest.raises(ValueError, match="internal_error") as caught:
             list(client.finish())
     assert "secret" not in str(caught.value)
+    wait_for_log(caplog, "a stream failed: RuntimeError", 1)
+    assert "secret" not in caplog.text
