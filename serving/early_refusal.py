@@ -12,6 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.failures import quiet_servers
+
 # Marks the gate's refusal for want of room; no other refusal is repeated.
 FULL_HEADER = "x-phosphene-full"
 # Tells the gate, with work alone, how many requests were refused here since the last one handed on, for its metrics.
@@ -87,6 +89,7 @@ class EarlyRefusal:
 
 def middlewares() -> list[Middleware]:
     """Name this to Ray Serve as ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.early_refusal:middlewares``."""
+    quiet_servers()  # the one in the proxy, which nothing else of ours reaches
     return [Middleware(EarlyRefusal)]
 
 

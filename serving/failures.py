@@ -6,6 +6,19 @@ The words of an error often quote what it was given: a name, a file, samples. Th
 import logging
 import traceback
 
+# uvicorn's protocols log through the first; the others are the defaults of the library of WebSockets
+_WORDY = ("uvicorn.error", "websockets.server", "websockets.protocol")
+
+
+def quiet_servers() -> None:
+    """Keep frames, headers and addresses of connections out of the log, however much of it somebody wants to see.
+
+    Servers write them at DEBUG and INFO, and Ray Serve's proxy gives its server the level of the root.
+    """
+    for name in _WORDY:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
+
 
 def log_failure(logger: logging.Logger, sentence: str, error: BaseException) -> None:
     """Log an error that nobody expected, and the ones that led to it, by type and place."""

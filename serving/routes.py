@@ -19,7 +19,7 @@ from serving.access import caller_of
 from serving.answers import Answers
 from serving.backend import Backend
 from serving.door import Door
-from serving.failures import log_failure
+from serving.failures import log_failure, quiet_servers
 from serving.forms import AT_THE_DOOR, EmbeddingForm, GenerationForm, refusals, responses_with, stream_of_events
 from serving.gate import Gate
 from serving.job_desk import JobDesk
@@ -71,6 +71,7 @@ def create_app(
     desk : JobDesk, optional
         Where jobs are handed in; closed with the application. Without it the routes of jobs refuse.
     """
+    quiet_servers()
     metrics = Metrics()
 
     @asynccontextmanager

@@ -1,6 +1,7 @@
 """Refusals that the proxy gives itself: only what the ingress would refuse, and never for long."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -177,8 +178,16 @@ def test_only_the_proxy_tells_how_many_it_refused() -> None:
     run(scene)
 
 
-def test_ray_serve_is_given_the_middleware_by_its_name() -> None:
+def test_ray_serve_is_given_the_middleware_by_its_name_and_its_server_logs_no_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+    servers = [logging.getLogger(name) for name in ("uvicorn.error", "websockets.server", "websockets.protocol")]
+    for server, level in zip(servers, (logging.NOTSET, logging.NOTSET, logging.ERROR), strict=True):
+        monkeypatch.setattr(server, "level", logging.NOTSET)
+        server.setLevel(level)
     assert [one.cls for one in middlewares()] == [EarlyRefusal]
+    assert [server.getEffectiveLevel() for server in servers] == [logging.WARNING, logging.WARNING, logging.ERROR]
 
 
 async def _nothing() -> Message:
