@@ -169,9 +169,13 @@ def _with_group(access: AccessFile, name: str, group: Group) -> AccessFile:
 
 def _checked(model: type[Model], path: Path) -> Model:
     try:
-        return model.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = yaml.safe_load(path.read_text())
+    except OSError:
+        raise
+    except Exception:  # besides its own errors whatever int(), dates and a stack that is too deep raise in it
         raise ValueError(f"{path} is not YAML, expected a mapping as in the README; correct it") from None
+    try:
+        return model.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path} {_sentence(error)}") from None
 

@@ -93,6 +93,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=named) as caught:
             read_description(path)
         assert "phk_pasted" not in str(caught.value)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="not YAML"):
-        read_description(path)
+    for not_yaml in ("{", "\x00", "a: !!int ''", "a: !!bool x", "a: !!timestamp x", "a: !!float ''", "[" * 3000):
+        path.write_text(not_yaml)
+        with pytest.raises(ValueError, match="not YAML"):
+            read_description(path)
