@@ -7,6 +7,7 @@ name and no name of a recorded person belongs here; `serving.door` decides what 
 """
 
 import fcntl
+import glob
 import hashlib
 import hmac
 import json
@@ -132,7 +133,7 @@ class AuditLog:
 
     @contextmanager
     def _only_process(self) -> Iterator[None]:
-        descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(_lock_path(self._path), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -157,6 +158,8 @@ def read_audit_key(path: Path) -> bytes:
 def verify(path: Path, key: bytes | None = None) -> AuditReport:
     """Check every record of a log, the parts that were put aside included, and that none is missing.
 
+    The log may be in use; whoever writes waits only while its last part is read.
+
     Parameters
     ----------
     path : Path
@@ -168,10 +171,16 @@ def verify(path: Path, key: bytes | None = None) -> AuditReport:
     AuditReport
         Its fault names the first record that is not as it was written.
     """
+    with _no_writer(path):
+        parts, last = _parts(path), path.read_bytes() if path.exists() else b""
+        try:
+            head, head_fault = read_head(path, key), ""
+        except ValueError as error:
+            head, head_fault = (0, START), str(error)
     n, previous = 0, START
     hashes: dict[int, str] = {0: START}
-    for part in [*_parts(path), *([path] if path.exists() else [])]:
-        content = part.read_bytes()
+    for part in [*parts, path]:
+        content = last if part == path else part.read_bytes()  # what was put aside is not written to any more
         if content and not content.endswith(b"\n"):
             return AuditReport(1, n, f"{part.name}: what follows record {n} is cut short")
         for line in content.split(b"\n")[:-1]:
@@ -180,10 +189,9 @@ def verify(path: Path, key: bytes | None = None) -> AuditReport:
                 return AuditReport(1, n, f"{part.name}: {fault}")
             n, previous = n + 1, json.loads(line)["hash"]
             hashes[n] = previous
-    try:
-        n_head, hash_head = read_head(path, key)
-    except ValueError as error:
-        return AuditReport(1, n, str(error))
+    if head_fault:
+        return AuditReport(1, n, head_fault)
+    n_head, hash_head = head
     # the head is written after its record: a crash in between leaves it one behind
     if hashes.get(n_head) != hash_head or n_head < n - 1:
         return AuditReport(1, n, f"{path.name} ends with record {n}, its head says {n_head}")
@@ -237,5 +245,23 @@ def _head_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
 
 
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+@contextmanager
+def _no_writer(path: Path) -> Iterator[None]:
+    """Keep all who write waiting; a log without a lock has no writer."""
+    if not _lock_path(path).exists():
+        yield
+        return
+    descriptor = os.open(_lock_path(path), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _parts(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.name}.{'[0-9]' * 12}"))
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.{'[0-9]' * 12}"))

@@ -5,10 +5,13 @@ import os
 import random
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
+from serving import audit
 from serving.audit import AuditLog, verify
 
 KEY = b"k" * 32
@@ -82,8 +85,9 @@ def test_with_a_key_the_log_cannot_be_made_anew(tmp_path: Path) -> None:
     assert verify(tmp_path / "audit.jsonl", None).fault
 
 
-def test_large_files_are_put_aside_and_the_chain_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
+@pytest.mark.parametrize("name", ["audit.jsonl", "audit[1].jsonl"])
+def test_large_files_are_put_aside_and_the_chain_goes_on(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     write(path, 20, KEY, max_bytes=2000)
     parts = sorted(one for one in tmp_path.iterdir() if one.suffix[1:].isdigit())
     assert len(parts) >= 2 and all(one.stat().st_size <= 2000 for one in (*parts, path))
@@ -93,6 +97,26 @@ def test_large_files_are_put_aside_and_the_chain_goes_on(tmp_path: Path) -> None
     assert verify(path, KEY).fault
     parts[1].write_bytes(content.replace(b"200", b"201", 1))
     assert verify(path, KEY).fault
+
+
+def test_a_log_that_is_written_to_meanwhile_is_as_good_as_one_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 20, KEY, max_bytes=2000)
+    list_parts = audit._parts
+    with ThreadPoolExecutor(1) as writer:
+
+        def parts(one: Path) -> list[Path]:
+            found = list_parts(one)
+            if threading.current_thread() is threading.main_thread():  # whoever writes may do so now, or waits
+                wait([writer.submit(write, path, 20, KEY, 2000)], timeout=0.5)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(audit, "_parts", parts)
+            assert verify(path, KEY).fault == ""
+    assert (verify(path, KEY).last, verify(path, KEY).fault) == (40, "")
 
 
 def test_a_record_that_a_crash_cut_short_is_taken_away(tmp_path: Path) -> None:
