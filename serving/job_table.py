@@ -144,7 +144,8 @@ def _sqlite(file: Path) -> Engine:
     @event.listens_for(engine, "do_connect")
     def connect(dialect: object, record: object, arguments: object, options: dict[str, Any]) -> sqlite3.Connection:
         mode = "rw" if known else "rwc"
-        return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, **options)
+        opened: sqlite3.Connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, **options)
+        return opened
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
