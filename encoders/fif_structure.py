@@ -18,11 +18,15 @@ MAX_DEPTH = 24
 _HEAD = struct.Struct(">4i")
 _FILE_ID, _DIRECTORY_AT, _DIRECTORY, _START, _END, _ROLE = 100, 101, 102, 104, 105, 115
 _N_CHANNELS, _CHANNEL, _SFREQ, _SKIP = 200, 203, 201, 301
-_NEXT_FILE = 2
+_PREVIOUS_FILE, _NEXT_FILE = 1, 2
+_FILE_NUMBER, _FILE_NAME = 117, 118
 _CHANNEL_BYTES = 96
 _DENSE, _SPARSE = 0x40000000, (0x40100000, 0x40200000)
+_INT = 3
 # Bytes per element of the plain types; what is not here is a structure or text, which MNE cuts by length.
 _ELEMENT_BYTES = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 7: 2, 8: 4, 11: 8, 13: 2, 16: 2, 20: 8, 21: 16}
+_POINTER_TAG = 2  # readers look for the directory's place in the second tag only
+_SPLIT = "the recording goes on in a second FIF file; save it unsplit, or cut epochs first"
 _DAMAGED = "the FIF file is damaged or cut short; copy it again"
 
 
@@ -34,6 +38,7 @@ class _Seen:
     blocks: set[int] = field(default_factory=set)
     depth: int = 0
     directory_at: int = -1
+    role: int = 0
 
 
 def blocks_of(path: Path) -> set[int]:
@@ -71,7 +76,7 @@ def _tag(file: IO[bytes], position: int, size: int, seen: _Seen) -> int:
         raise EpochsMismatch(_DAMAGED)
     seen.tags[position] = (kind, type_, length)
     if kind in _LOOKED_AT:
-        _check_value(file, kind, length, seen)
+        _check_value(file, kind, type_, length, seen)
     if type_ & 0x7FFF0000:
         _check_matrix(file, end, type_, length)
     if following < 0:
@@ -79,25 +84,37 @@ def _tag(file: IO[bytes], position: int, size: int, seen: _Seen) -> int:
     return int(following) or end
 
 
-_LOOKED_AT = {_FILE_ID, _DIRECTORY_AT, _START, _END, _ROLE, _N_CHANNELS, _CHANNEL, _SFREQ, _SKIP}
+_WHOLE = {_DIRECTORY_AT, _START, _END, _ROLE, _N_CHANNELS, _SKIP}
+_LOOKED_AT = {*_WHOLE, _FILE_ID, _CHANNEL, _SFREQ, _FILE_NUMBER, _FILE_NAME}
 
 
-def _check_value(file: IO[bytes], kind: int, length: int, seen: _Seen) -> None:
+def _check_value(file: IO[bytes], kind: int, type_: int, length: int, seen: _Seen) -> None:
+    if kind in (_FILE_NUMBER, _FILE_NAME):
+        if seen.role != _PREVIOUS_FILE:
+            raise EpochsMismatch(_SPLIT)
+        return
     if kind == _CHANNEL and length < _CHANNEL_BYTES:
         raise EpochsMismatch(_DAMAGED)
-    if length < 4:
+    # readers take the number by its type, so it must be the one that is looked at here
+    if length < 4 or (kind in _WHOLE and (type_, length) != (_INT, 4)):
         raise EpochsMismatch(_DAMAGED)
     raw = file.read(4)
     (value,) = struct.unpack(">i", raw)
     if kind == _START:
         seen.blocks.add(value)
         seen.depth += 1
+        seen.role = 0
     elif kind == _END:
         seen.depth -= 1
+        seen.role = 0
     elif kind == _DIRECTORY_AT:
+        if len(seen.tags) != _POINTER_TAG:
+            raise EpochsMismatch(_DAMAGED)
         seen.directory_at = value
-    elif kind == _ROLE and value == _NEXT_FILE:
-        raise EpochsMismatch("the recording goes on in a second FIF file; save it unsplit, or cut epochs first")
+    elif kind == _ROLE:
+        if value == _NEXT_FILE:
+            raise EpochsMismatch(_SPLIT)
+        seen.role = value
     elif kind == _N_CHANNELS and not 1 <= value <= MAX_CHANNELS:
         raise EpochsMismatch(f"the FIF file announces {value} channels, expected 1 to {MAX_CHANNELS}; save it again")
     elif kind == _SKIP and value < 0:
@@ -141,7 +158,7 @@ def _check_directory(file: IO[bytes], seen: _Seen) -> None:
     if kind != _DIRECTORY or length % _HEAD.size:
         raise EpochsMismatch(_DAMAGED)
     file.seek(seen.directory_at + _HEAD.size)
-    last = -1
+    last, listed = -1, set()
     for entry in _HEAD.iter_unpack(file.read(length)):
         position = entry[3]
         if entry[0] == -1:  # the mark of the end
@@ -149,3 +166,7 @@ def _check_directory(file: IO[bytes], seen: _Seen) -> None:
         if position <= last or seen.tags.get(position) != entry[:3]:
             raise EpochsMismatch(_DAMAGED)
         last = position
+        listed.add(position)
+    # a block or a role that the directory leaves out would be none for readers
+    if any(kind in (_START, _END, _ROLE) and position not in listed for position, (kind, *_) in seen.tags.items()):
+        raise EpochsMismatch(_DAMAGED)

@@ -76,11 +76,34 @@ def fif(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
                + tag(118, 10, str(canary.secret).encode()) + tag(105, 3, number(110)))  # fmt: skip
     yield Case("FIF: only the id", start)
     yield Case("FIF: no data", start + tag(104, 3, number(100)) + tag(105, 3, number(100)))
+    yield Case("FIF: goes on in another file without a role", start + tag(104, 3, number(118))
+               + tag(118, 10, str(canary.secret).encode()) + tag(105, 3, number(118)))  # fmt: skip
+    two = struct.pack(">f", 2)
+    yield Case("FIF: goes on in another file, told by a float", start + tag(104, 3, number(118)) + tag(115, 4, two)
+               + tag(118, 10, str(canary.secret).encode()) + tag(105, 3, number(118)))  # fmt: skip
+    yield from fif_directories(content)
     skips = [t for t in fif_tags(content) if t[1] == 300]
     if skips:
         yield Case("FIF: skips a year", put(content, skips[0][0], struct.pack(">4i", 301, 3, 4, 0) + number(2**31 - 1)))
     sparse = struct.pack(">4i", 3415, 0x40100003, 28, 0) + number(1) * 3 + number(2**30) * 3 + number(2)
     yield Case("FIF: sparse matrix of a billion", start + sparse)
+
+
+def fif_directories(content: bytes) -> Iterator[Case]:
+    """FIF files whose directory is another one for readers than it seems, and says that blocks nest without end."""
+    tags = fif_tags(content)
+    pointer, last = tags[1][0], tags[-1][0]
+    start = next(position for position, kind, *_ in tags if kind == 104)
+    entries = struct.pack(">4i", 104, 3, 4, start) * 10_000
+    directory = tag(102, 32, entries, -1)
+    longer = put(content, last + 12, number(0))
+    for name, decoy in {"first": b"", "second": tag(101, 3, number(-1))}.items():
+        told = put(longer, pointer + 16, number(len(content) + len(decoy)))
+        yield Case(f"FIF: directory of blocks, told {name}", told + decoy + directory)
+    listed = [t for t in tags if t[1] != 105]
+    entries = b"".join(struct.pack(">4i", *t[1:4], t[0]) for t in listed)
+    told = put(longer, pointer + 16, number(len(content))) + tag(102, 32, entries, -1)
+    yield Case("FIF: directory without ends of blocks", told)
 
 
 EDF_FIELDS = {
