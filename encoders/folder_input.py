@@ -16,13 +16,13 @@ import mne
 import numpy as np
 
 from encoders.epochs import EpochsMismatch
+from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_rate
 
 MAX_XML_BYTES = 16 << 20
 _CTF_COUNTS, _CTF_RATE, _CTF_TRIALS = 1288, 1296, 1312
 _BTI_CONFIG = re.compile(r"(?i)config([_.-].*)?")
 _BTI_HEAD_SHAPE = re.compile(r"(?i)(hs_file|hs)([_.-].*)?")
-_XML_DECLARES = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 _SIGNAL_NAME, _INFO_NAME = "signal1.bin", "info.xml"
 
 
@@ -108,8 +108,7 @@ def _check_counts(what: str, n_channels: int, n_samples: int, sfreq: float) -> N
 def _check_xml(path: Path) -> None:
     if path.stat().st_size > MAX_XML_BYTES:
         raise EpochsMismatch(f"an XML file of the recording has more than {MAX_XML_BYTES} bytes; export it again")
-    content = path.read_bytes()
-    if _XML_DECLARES.search(content) or b"\x00" in content:
+    if not is_plain_xml(path.read_bytes()):
         raise EpochsMismatch("an XML file of the recording declares entities or is not UTF-8; export it again")
 
 

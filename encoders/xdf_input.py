@@ -14,12 +14,12 @@ import pyxdf
 
 from encoders.epochs import EpochsMismatch
 from encoders.modality import CHANNEL_KINDS
+from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_channel_names, check_rate
 
 MAX_CHUNKS = 500_000
 MAX_XML_BYTES = 4 << 20
 _FILE_HEADER, _STREAM_HEADER, _SAMPLES, _FOOTER = 1, 2, 3, 6
-_DECLARES = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 _UNITS = {"microvolts": 1e-6, "microvolt": 1e-6, "uv": 1e-6, "\u00b5v": 1e-6, "\u03bcv": 1e-6, "volts": 1.0, "v": 1.0}
 _VOLTAGES = {name for name, kind in CHANNEL_KINDS.items() if kind.unit == "V"}
 _DAMAGED = "the XDF file is damaged or cut short; copy it again"
@@ -101,7 +101,7 @@ def _check_chunks(path: Path) -> None:
         kind = int.from_bytes(content[position : position + 2], "little")
         body = content[position + 2 : position + length]
         if kind in (_FILE_HEADER, _STREAM_HEADER, _FOOTER):
-            _check_xml(body)
+            _check_xml(body if kind == _FILE_HEADER else body[4:])
         if kind == _STREAM_HEADER:
             _check_stream(body)
             known.add(body[:4])
@@ -123,8 +123,8 @@ def _length(content: bytes, position: int) -> tuple[int, int]:
     return int.from_bytes(content[start : start + width], "little"), start + width
 
 
-def _check_xml(body: bytes) -> None:
-    if len(body) > MAX_XML_BYTES or _DECLARES.search(body) or b"\x00" in body[4:]:
+def _check_xml(content: bytes) -> None:
+    if len(content) > MAX_XML_BYTES or not is_plain_xml(content):
         raise EpochsMismatch("a description in the XDF file is too long, declares entities or is not UTF-8")
 
 

@@ -19,6 +19,14 @@ def stream(channels: str = "2", rate: str = "100", more: str = "") -> bytes:
     return chunk(2, struct.pack("<I", 1) + STREAM.format(channels, rate, more).encode())
 
 
+def hidden_entity(encoding: str) -> bytes:
+    """Return XML that declares an entity in an encoding of which a search for bytes sees nothing."""
+    text = '<!DOCTYPE a [<!ENTITY b "hidden">]><a>&b;</a>'
+    if encoding == "UTF-7":
+        return b'<?xml version="1.0" encoding="UTF-7"?>' + text.replace("<!", "+ADwAIQ-").encode()
+    return f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding)
+
+
 def xdf(canary: Canary) -> Iterator[Case]:
     """XDF files."""
     laughs = '<!DOCTYPE a [<!ENTITY b "cccccccccc">' + "".join(
@@ -37,6 +45,8 @@ def xdf(canary: Canary) -> Iterator[Case]:
         "rate huge": stream(rate="1e300"),
         "a billion laughs": stream(more=laughs),
         "an outside entity": stream(more=f'<!DOCTYPE a [<!ENTITY b SYSTEM "file://{canary.secret}">]><desc>&b;</desc>'),
+        "a file header in UTF-7": chunk(1, hidden_entity("UTF-7")) + stream(),
+        "a stream header in UTF-7": chunk(2, struct.pack("<I", 1) + hidden_entity("UTF-7")),
         "elements 100000 deep": stream(more="<a>" * 100_000),
         "samples of no stream": chunk(3, struct.pack("<I", 9) + b"\x01\x01\x00"),
         "samples of a huge count": stream() + chunk(3, struct.pack("<I", 1) + b"\x08" + struct.pack("<Q", 2**60)),
@@ -93,6 +103,9 @@ def folders(canary: Canary) -> Iterator[Case]:
     yield Case("CTF: header cut short", zip_of(("x.ds/x.res4", b"MEG41RS\x00"), ("x.ds/x.meg4", bytes(4000))))
     entity = f'<!DOCTYPE a [<!ENTITY b SYSTEM "file://{canary.secret}">]><a>&b;</a>'.encode()
     block = struct.pack("<4i", 1, 16 + 8 * 2, 16, 2) + bytes(16)
+    for encoding in ("UTF-7", "UTF-16", "cp037"):
+        files = (("x.mff/signal1.bin", block + bytes(16)), ("x.mff/info.xml", hidden_entity(encoding)))
+        yield Case(f"MFF: an entity in {encoding}", zip_of(*files))
     for name, signal, info in (
         ("an outside entity", block + bytes(16), entity),
         ("XML in UTF-16", block + bytes(16), entity.decode().encode("utf-16")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_vendors import chunk
+from hostile_vendors import chunk, hidden_entity
 
 from encoders.epochs import EpochsMismatch
 from encoders.formats import FORMATS
@@ -62,9 +62,11 @@ def test_mff(shared_data: Path, tmp_path: Path) -> None:
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    (copy / "epochs.xml").write_text('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><epochs>&b;</epochs>')
-    with pytest.raises(EpochsMismatch, match="declares entities"):
-        read_epochs(folder_zip(copy, tmp_path / "entities"), **WINDOW)
+    outside = b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><epochs>&b;</epochs>'
+    for content in (outside, *(hidden_entity(encoding) for encoding in ("UTF-7", "UTF-16", "cp037"))):
+        (copy / "epochs.xml").write_bytes(content)
+        with pytest.raises(EpochsMismatch, match="declares entities"):
+            read_epochs(folder_zip(copy, tmp_path / "entities"), **WINDOW)
     (copy / "epochs.xml").write_bytes((folder / "epochs.xml").read_bytes())
     (copy / "signal1.bin").write_bytes((folder / "signal1.bin").read_bytes()[:-400])
     with pytest.raises(EpochsMismatch, match="cut short"):
@@ -141,6 +143,7 @@ def test_xdf(tmp_path: Path) -> None:
         (xdf(extra=b"\x08" + b"\xff" * 8), "damaged"),
         (xdf(extra=chunk(3, b"\x09\x00\x00\x00\x01\x01")), "does not describe"),
         (xdf(extra=chunk(2, b"\x03\x00\x00\x00<!DOCTYPE a>")), "declares entities"),
+        (xdf(extra=chunk(1, hidden_entity("UTF-7"))), "declares entities"),
         (xdf(extra=b"\x01\x00" * 1000), "damaged"),
         (b"XDF:" + bytes(100), "damaged"),
     ],
