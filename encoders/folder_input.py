@@ -28,7 +28,7 @@ _SIGNAL_NAME, _INFO_NAME = "signal1.bin", "info.xml"
 
 def folder_recording(files: Sequence[Path]) -> tuple[str, Path] | None:
     """Return the name of the format and the main file, if the files are those of a 4D BTi or MFF folder."""
-    names = {file.name.lower(): file for file in files}
+    names = {file.name: file for file in files}
     if _SIGNAL_NAME in names and _INFO_NAME in names:
         return "EGI .mff", names[_SIGNAL_NAME]
     configs = [file for file in files if _BTI_CONFIG.fullmatch(file.name)]
@@ -44,6 +44,8 @@ def read_ctf(path: Path) -> "mne.io.BaseRaw":
     EpochsMismatch
         If the header announces impossible numbers, or the data file does not hold what it announces.
     """
+    if path.suffix != ".res4":
+        raise EpochsMismatch("the CTF header is not named .res4; pack the .ds folder as the scanner wrote it")
     with path.open("rb") as file:
         head = file.read(_CTF_TRIALS + 2)
     if len(head) < _CTF_TRIALS + 2:
@@ -91,7 +93,8 @@ def read_mff(path: Path) -> "mne.io.BaseRaw":
     for file in path.parent.iterdir():
         if file.suffix.lower() == ".xml":
             _check_xml(file)
-    _check_signal(path)
+        if "signal" in file.name and file.suffix == ".bin":
+            _check_signal(file)
     with _folder("recording.mff", _renamed(path.parent, "", "")) as folder:
         return mne.io.read_raw_egi(folder, preload=True, verbose="error")
 
@@ -135,7 +138,10 @@ def _check_signal(path: Path) -> None:
 
 def _renamed(folder: Path, stem: str, new: str) -> dict[str, Path]:
     files = [file for file in folder.iterdir() if file.is_file()]
-    return {f"{new}{file.suffix}" if stem and file.stem == stem else file.name: file for file in files}
+    names = {f"{new}{file.suffix}" if stem and file.stem == stem else file.name: file for file in files}
+    if len(names) < len(files):
+        raise EpochsMismatch("the folder holds files of two recordings; pack one .ds folder")
+    return names
 
 
 @contextmanager

@@ -68,9 +68,12 @@ def test_mff(shared_data: Path, tmp_path: Path) -> None:
         with pytest.raises(EpochsMismatch, match="declares entities"):
             read_epochs(folder_zip(copy, tmp_path / "entities"), **WINDOW)
     (copy / "epochs.xml").write_bytes((folder / "epochs.xml").read_bytes())
-    (copy / "signal1.bin").write_bytes((folder / "signal1.bin").read_bytes()[:-400])
-    with pytest.raises(EpochsMismatch, match="cut short"):
-        read_epochs(folder_zip(copy, tmp_path / "cut"), **WINDOW)
+    (copy / "Signal1.BIN").write_bytes((folder / "signal1.bin").read_bytes())
+    for name in ("signal1.bin", "signal2.bin"):
+        (copy / name).write_bytes((folder / name).read_bytes()[:-400])
+        with pytest.raises(EpochsMismatch, match="cut short"):
+            read_epochs(folder_zip(copy, tmp_path / "cut"), **WINDOW)
+        (copy / name).write_bytes((folder / name).read_bytes())
 
 
 def test_bti(shared_data: Path, tmp_path: Path) -> None:
@@ -101,6 +104,14 @@ def test_ctf_with_a_real_header(shared_data: Path, tmp_path: Path) -> None:
         read_epochs(folder_zip(source, tmp_path / "empty"), **WINDOW)
     with pytest.raises(EpochsMismatch, match="whole .ds folder"):
         read_epochs(folder / "person.meg4", **WINDOW)
+    (folder / "recording.res4").write_bytes(b"JUNK" + header[4:])
+    with pytest.raises(EpochsMismatch, match="two recordings"):
+        read_epochs(folder_zip(folder, tmp_path / "two"), **WINDOW)
+    (folder / "recording.res4").unlink()
+    (folder / "person.res4").rename(folder / "person.RES4")
+    (folder / "person.res4").write_bytes(b"JUNK" + header[4:])
+    with pytest.raises(EpochsMismatch, match="not named .res4"):
+        read_epochs(folder_zip(folder, tmp_path / "decoy"), **WINDOW)
 
 
 def xdf(*, labels: tuple[str, ...] = NAMES, unit: str = "microvolts", rate: str = "100", extra: bytes = b"") -> bytes:
