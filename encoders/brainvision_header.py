@@ -13,6 +13,7 @@ from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_MARKER_BYTES = 16 << 20
+_CODEPAGES = {"utf-8", "utf8", "ansi", "cp1252", "windows-1252", "ascii", "us-ascii", "latin-1", "iso-8859-1"}
 _SAMPLE_BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
 
 
@@ -102,6 +103,11 @@ def _text(path: Path, max_bytes: int, what: str) -> str:
     if path.stat().st_size > max_bytes:
         raise EpochsMismatch(f"the {what} has more than {max_bytes} bytes, which no {what} needs; export it again")
     content = path.read_bytes()
+    # found as MNE finds it, which decodes with it: in UTF-7 a line would look like nothing here
+    named = re.findall("Codepage=(.+)", content.decode("ascii", "ignore"))
+    unknown = [name.strip()[:20] for name in named if name.strip().lower() not in _CODEPAGES]
+    if unknown:
+        raise EpochsMismatch(f"the {what} gives the codepage {unknown[0]!r}, expected UTF-8 or ANSI; export it again")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

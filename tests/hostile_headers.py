@@ -201,7 +201,9 @@ def brainvision(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
     yield Case("BrainVision: 200000 markers", packed(head, x_vmrk=many.encode()), may_pass=True, hangs=True)
     yield Case("BrainVision: markers of junk", packed(head, x_vmrk=b"\xff\xfe" * 5000), may_pass=True)
     yield Case("BrainVision: a page of brackets", packed(head + "[" * 500_000), may_pass=True)
-    yield Case("BrainVision: codepage unknown", packed(head.replace("Codepage=UTF-8", "Codepage=rot13")), may_pass=True)
+    yield Case("BrainVision: codepage unknown", packed(head.replace("Codepage=UTF-8", "Codepage=rot13")))
+    decoy = head.replace("Codepage=UTF-8", "Codepage=UTF-7").replace("DataFile=x.eeg", f"+AEQ-ataFile={secret}")
+    yield Case("BrainVision: data file in UTF-7", packed(decoy + "\n[Decoy]\nDataFile=x.eeg\n"))
     scale = next(line for line in head.splitlines() if line.startswith("Ch1="))
     for value in ("nan", "inf", "1e308", "x"):
         line = ",".join([*scale.split(",")[:2], value, *scale.split(",")[3:]])
