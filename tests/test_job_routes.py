@@ -306,7 +306,8 @@ def test_one_owner_holds_a_part_of_the_streams_and_without_keys_all(tmp_path: Pa
         fields = GenerationFields()
         job_id = (await desk.submit(fields, [b"x"], bundle="fake-1", owner=owner, key=None)).job.id
         caller = replace(NOBODY, owner=owner)
-        request = Request({"type": "http", "headers": [], "state": {"caller": caller}})
+        state = {"caller": caller, "still_allowed": lambda: None}
+        request = Request({"type": "http", "headers": [], "state": state})
         for n_open in range(n):
             try:
                 answer = await counter.follow(request, job_id)
