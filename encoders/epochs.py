@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from encoders.modality import CHANNEL_KINDS, DEFAULT_KIND, kind_of_name
 from encoders.npz_input import integers, number, read_arrays, strings
+from encoders.quotation import quoted
 
 REQUIRED_ARRAYS = ("data", "sfreq", "ch_names", "tmin")
 OPTIONAL_ARRAYS = ("ch_types", "positions", "subject", "stimulus", "n_averaged")
@@ -283,10 +284,10 @@ def _as_float32(data: Any, ch_names: Sequence[str]) -> NDArray[np.float32]:
     finite = np.isfinite(cast).all(axis=2)
     if not finite.all():
         epoch, channel = np.argwhere(~finite)[0]
-        name = ch_names[channel] if channel < len(ch_names) else channel
+        name = f" {quoted(str(ch_names[channel]))}" if channel < len(ch_names) else ""
         raise EpochsMismatch(
-            f"channel {name} has NaN or infinite values in epoch {epoch} ({(~finite).sum()} such channel-epochs of "
-            f"{finite.size}); remove these epochs or channels"
+            f"channel {channel}{name} has NaN or infinite values in epoch {epoch} ({(~finite).sum()} such "
+            f"channel-epochs of {finite.size}); remove these epochs or channels"
         )
     return cast
 
@@ -304,10 +305,12 @@ def _check_lengths(epochs: SignalEpochs) -> None:
             raise EpochsMismatch(f"{name} has length {got}, expected {expected} for data {epochs.data.shape}")
     twice = sorted(name for name, times in Counter(epochs.ch_names).items() if times > 1)
     if twice:
-        raise EpochsMismatch(f"channel names {twice[:20]} appear more than once; names must be unique")
+        named = ", ".join(map(quoted, twice[:20]))
+        raise EpochsMismatch(f"channel names {named} appear more than once; names must be unique")
     unknown = sorted(set(epochs.ch_types) - set(CHANNEL_KINDS))
     if unknown:
-        raise EpochsMismatch(f"unknown channel types {unknown}; allowed are {list(CHANNEL_KINDS)}")
+        named = ", ".join(map(quoted, unknown[:20]))
+        raise EpochsMismatch(f"unknown channel types {named}; allowed are {list(CHANNEL_KINDS)}")
     if not (np.isfinite(epochs.sfreq) and epochs.sfreq > 0 and np.isfinite(epochs.tmin)):
         raise EpochsMismatch(f"sfreq {epochs.sfreq} and tmin {epochs.tmin} must be finite and sfreq positive")
     if min(epochs.n_averaged) < 1:

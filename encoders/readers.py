@@ -20,10 +20,12 @@ from encoders.cutting import cut_epochs
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.folder_input import folder_recording
 from encoders.formats import FORMATS, UNKNOWN, Format
+from encoders.quotation import printable
 from encoders.recording_bounds import check_bounds, check_rate
 from encoders.zip_input import MAX_RATIO, MAX_UNPACKED_BYTES, RATIO_GRACE_BYTES, unpack
 
 _HEAD_BYTES = 4096
+_PATHS = re.compile(r"[\w.~-]*(/[^\s'\",:;()]+)+")
 _QUOTED = re.compile(r"(['\"]).*?(\1|$)")
 _DUPLICATES = re.compile(r"Channel names are not unique, found duplicates for: (\{.*?\})")
 
@@ -120,7 +122,8 @@ def _read(path: Path, file_format: Format) -> "SignalEpochs | mne.io.BaseRaw":
     for warning in caught:
         duplicates = _DUPLICATES.search(str(warning.message))
         if duplicates:
-            raise EpochsMismatch(f"channel names {duplicates.group(1)} appear more than once; rename them")
+            named = _PATHS.sub("<file>", printable(duplicates.group(1), 200))
+            raise EpochsMismatch(f"channel names {named} appear more than once; rename them")
     if not isinstance(recording, SignalEpochs):
         check_rate(float(recording.info["sfreq"]))
     return recording
@@ -200,8 +203,9 @@ def _plain(error: Exception) -> str:
 
     What a library quotes stood in the file, and may be the name of a person.
     """
-    text = re.sub(r"[\w.~-]*(/[^\s'\",:;()]+)+", "<file>", str(error).strip().split("\n")[0])
-    text = _QUOTED.sub("'...'", text)
+    # a name may have any length, and the search for paths takes the square of it
+    text = printable(str(error).strip().split("\n")[0], 1000)
+    text = _QUOTED.sub("'...'", _PATHS.sub("<file>", text))
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 

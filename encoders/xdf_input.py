@@ -15,6 +15,7 @@ import pyxdf
 from encoders.epochs import EpochsMismatch
 from encoders.modality import CHANNEL_KINDS
 from encoders.plain_xml import is_plain_xml
+from encoders.quotation import quoted
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_channel_names, check_rate
 
 MAX_CHUNKS = 500_000
@@ -37,7 +38,7 @@ def read_xdf(path: Path) -> "mne.io.BaseRaw":
     streams, _ = pyxdf.load_xdf(str(path), verbose=False)
     signals = [stream for stream in streams if _text(stream, "type").lower() in _VOLTAGES and _is_numeric(stream)]
     if len(signals) != 1:
-        found = sorted({_text(stream, "type")[:40] for stream in streams})
+        found = ", ".join(sorted({quoted(_text(stream, "type")) for stream in streams})[:10])
         raise EpochsMismatch(f"the XDF file has {len(signals)} EEG streams among {found}, expected one; send one")
     signal = signals[0]
     data, times = np.asarray(signal["time_series"], dtype=np.float64), np.asarray(signal["time_stamps"])
@@ -72,9 +73,10 @@ def _channels(stream: dict[str, Any], n_channels: int) -> tuple[tuple[str, ...],
         )
     check_channel_names(names)
     units = [str((channel.get("unit") or ["microvolts"])[0] or "microvolts").lower() for channel in channels]
-    unknown = sorted({unit[:40] for unit in units if unit not in _UNITS})
+    unknown = sorted({quoted(unit) for unit in units if unit not in _UNITS})
     if unknown:
-        raise EpochsMismatch(f"the EEG stream has the units {unknown}, expected microvolts or volts; correct them")
+        named = ", ".join(unknown[:10])
+        raise EpochsMismatch(f"the EEG stream has the units {named}, expected microvolts or volts; correct them")
     return names, np.asarray([_UNITS[unit] for unit in units])
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.quotation import printable
 from serving.landlock import landlock_version
 from serving.plain_epochs import unpack_epochs
 from serving.reading_folder import new_folder
@@ -178,7 +179,8 @@ class Sandbox:
         header, body = answer
         if header.get("code") != "ok":
             code = str(header.get("code"))
-            return Refused(code if code in _CODES else "reading_failed", str(header.get("detail"))[:_MAX_DETAIL])
+            detail = printable(str(header.get("detail")), _MAX_DETAIL)
+            return Refused(code if code in _CODES else "reading_failed", detail)
         # The answer of a process that read hostile bytes is itself checked, value by value.
         try:
             epochs = header.get("epochs")

@@ -137,7 +137,7 @@ def test_construction_refuses(changes: dict[str, object], message: str) -> None:
 def test_values_that_are_not_finite_are_located(value: float) -> None:
     data = make_epochs().data.astype(np.float64)
     data[3, 2, 7] = value
-    with pytest.raises(EpochsMismatch, match="channel AF7 .* epoch 3"):
+    with pytest.raises(EpochsMismatch, match="channel 2 'AF7' .* epoch 3"):
         replace(make_epochs(), data=data)
 
 

@@ -324,6 +324,16 @@ def test_neither_process_imports_torch_to_read() -> None:
     assert found.stdout.strip() == "set()"
 
 
+def test_what_a_reader_says_is_made_printable(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def shouts(*_: object) -> tuple[dict[str, object], bytes]:
+        return {"code": "epochs_mismatch", "detail": "channel \ud800\x1b[2J\r\n\u202e has NaN" + "x" * 10_000}, b""
+
+    monkeypatch.setattr(reader.sandbox, "_answer", shouts)
+    refused = reader.run(lambda: reader.sandbox.read(b"x"))
+    assert isinstance(refused, Refused) and len(refused.detail) <= 4000
+    assert refused.detail.encode().decode().isprintable() and refused.detail.startswith("channel ??[2J??? has NaN")
+
+
 needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
 
 
