@@ -22,6 +22,11 @@ from encoders.quotation import quoted
 
 REQUIRED_ARRAYS = ("data", "sfreq", "ch_names", "tmin")
 OPTIONAL_ARRAYS = ("ch_types", "positions", "subject", "stimulus", "n_averaged")
+# More than any device has and any recording needs; asked first, as much below takes its time once per channel or epoch.
+MAX_CHANNELS = 4096
+MAX_EPOCHS = 1_000_000
+# JSON and float64 carry whole numbers up to here.
+MAX_AVERAGED = 2**53 - 1
 
 
 class EpochsMismatch(ValueError):
@@ -54,7 +59,7 @@ class SignalEpochs:
     Raises
     ------
     EpochsMismatch
-        If shapes disagree, a value is not finite, or a name appears twice.
+        If shapes disagree, a value is not finite, a name appears twice, or there are too many channels or epochs.
     """
 
     data: NDArray[np.float32]
@@ -70,10 +75,9 @@ class SignalEpochs:
     def __post_init__(self) -> None:
         """Fill the per-epoch defaults and check everything."""
         shape = np.shape(self.data)
-        if len(shape) != 3 or 0 in shape:
-            raise EpochsMismatch(f"data has shape {shape}, expected (n_epochs, n_channels, n_times), none of them 0")
+        _check_shape(shape)
         object.__setattr__(self, "data", _as_float32(self.data, self.ch_names))
-        object.__setattr__(self, "positions", np.asarray(self.positions, dtype=np.float32))
+        object.__setattr__(self, "positions", _as_positions(self.positions))
         object.__setattr__(self, "ch_names", tuple(str(name) for name in self.ch_names))
         object.__setattr__(self, "ch_types", tuple(str(kind) for kind in self.ch_types))
         object.__setattr__(self, "stimulus", tuple(str(name) for name in self.stimulus) or ("",) * shape[0])
@@ -275,10 +279,19 @@ def known_kind(mne_type: str, ch_name: str) -> str:
     return guess if mne_type == "misc" and guess != DEFAULT_KIND else mne_type
 
 
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3 or 0 in shape:
+        raise EpochsMismatch(f"data has shape {shape}, expected (n_epochs, n_channels, n_times), none of them 0")
+    if shape[1] > MAX_CHANNELS:
+        raise EpochsMismatch(f"the recording has {shape[1]} channels, at most {MAX_CHANNELS} are read; leave some out")
+    if shape[0] > MAX_EPOCHS:
+        raise EpochsMismatch(f"the recording has {shape[0]} epochs, at most {MAX_EPOCHS} are read; leave some out")
+
+
 def _as_float32(data: Any, ch_names: Sequence[str]) -> NDArray[np.float32]:
     data = np.asarray(data)
     if data.dtype.kind not in "fiu":
-        raise EpochsMismatch(f"data has type {data.dtype}, expected real numbers in SI units")
+        raise EpochsMismatch(f"data has type {data.dtype.name}, expected real numbers in SI units")
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(data, dtype=np.float32)
     finite = np.isfinite(cast).all(axis=2)
@@ -290,6 +303,14 @@ def _as_float32(data: Any, ch_names: Sequence[str]) -> NDArray[np.float32]:
             f"channel-epochs of {finite.size}); remove these epochs or channels"
         )
     return cast
+
+
+def _as_positions(positions: Any) -> NDArray[np.float32]:
+    positions = np.asarray(positions)
+    if positions.dtype.kind not in "fiu":
+        raise EpochsMismatch(f"positions has type {positions.dtype.name}, expected real numbers in metres")
+    with np.errstate(over="ignore"):
+        return np.asarray(positions, dtype=np.float32)
 
 
 def _check_lengths(epochs: SignalEpochs) -> None:
@@ -315,6 +336,10 @@ def _check_lengths(epochs: SignalEpochs) -> None:
         raise EpochsMismatch(f"sfreq {epochs.sfreq} and tmin {epochs.tmin} must be finite and sfreq positive")
     if min(epochs.n_averaged) < 1:
         raise EpochsMismatch(f"n_averaged {min(epochs.n_averaged)} is below 1; give the number of presentations")
+    if max(epochs.n_averaged) > MAX_AVERAGED:
+        raise EpochsMismatch(
+            f"n_averaged {max(epochs.n_averaged):.1e} is above {MAX_AVERAGED}; give the number of presentations"
+        )
 
 
 def own_description(description: object, n_epochs: int) -> dict[str, Any]:
@@ -330,9 +355,26 @@ def own_description(description: object, n_epochs: int) -> dict[str, Any]:
     return notes
 
 
+def _check_sizes(arrays: dict[str, NDArray[Any]]) -> None:
+    """Compare the sizes of the arrays before a text or a number is made of each value."""
+    shape = arrays["data"].shape
+    _check_shape(shape)
+    n_epochs, n_channels, _ = shape
+    for name, expected in (
+        ("ch_names", n_channels),
+        ("ch_types", n_channels),
+        ("stimulus", n_epochs),
+        ("n_averaged", n_epochs),
+        ("subject", 1),
+    ):
+        if name in arrays and arrays[name].size > expected:
+            raise EpochsMismatch(f"{name} has length {arrays[name].size}, expected {expected} for data {shape}")
+
+
 def _from_npz(file: IO[bytes]) -> SignalEpochs:
     try:
         arrays = read_arrays(file, REQUIRED_ARRAYS, OPTIONAL_ARRAYS)
+        _check_sizes(arrays)
         ch_names = strings(arrays["ch_names"], "ch_names")
         guessed = tuple(kind_of_name(name) for name in ch_names)
         return SignalEpochs(

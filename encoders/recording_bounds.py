@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 
+from encoders.epochs import MAX_CHANNELS as MAX_CHANNELS
 from encoders.epochs import EpochsMismatch, SignalEpochs
 
-MAX_CHANNELS = 4096
 MIN_SFREQ, MAX_SFREQ = 1.0, 200_000.0
 MAX_BYTES = 2 * 1024**3
 MAX_NAME = 100
