@@ -8,12 +8,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from encoders.edf_notes import check_notes
 from encoders.epochs import EpochsMismatch
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, MAX_SFREQ
 
 _FIXED = 256
 _LABEL, _SCALES, _SAMPLES = 16, (104, 112, 120, 128), 216
 _NOTES = ("EDF Annotations", "BDF Annotations")
+# MNE reads about so many bytes at a time, and joins the annotation signals of each piece
+_PIECE_BYTES = 10 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,13 @@ class _Signal:
 
 
 def check_edf(path: Path, n_bytes_per_sample: int) -> None:
-    """Check the header of an EDF (2 bytes per sample) or BDF file (3).
+    """Check the header of an EDF (2 bytes per sample) or BDF file (3), and its annotations.
 
     Raises
     ------
     EpochsMismatch
-        If a field is no number, is out of bounds, or does not fit the others or the length of the file.
+        If a field is no number, is out of bounds, or does not fit the others or the length of the file, or if the
+        annotations would take long to search.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -57,6 +63,22 @@ def check_edf(path: Path, n_bytes_per_sample: int) -> None:
             f"the header announces {n_records} records of {record} bytes, the file holds {held}; copy it again"
         )
     _check_length(signals, n_records if n_records > 0 else held)
+    check_notes(_notes(path, signals, n_bytes_per_sample, n_header, held))
+
+
+def _notes(path: Path, signals: list[_Signal], n_bytes_per_sample: int, n_header: int, n_records: int) -> bytes:
+    """Return the bytes of the annotation signals; a signal also is one if its type stands before the label."""
+    ends = n_bytes_per_sample * np.cumsum([signal.n_samples for signal in signals])
+    columns = [
+        slice(end - n_bytes_per_sample * signal.n_samples, end)
+        for signal, end in zip(signals, ends.tolist(), strict=True)
+        if signal.label.endswith(_NOTES)
+    ]
+    record = int(ends[-1])
+    table = np.memmap(path, np.uint8, "r", offset=n_header, shape=(n_records, record))
+    n_per_piece = max(_PIECE_BYTES // record, 1)
+    pieces = (table[at : at + n_per_piece] for at in range(0, n_records if columns else 0, n_per_piece))
+    return b"".join(piece[:, column].tobytes() for piece in pieces for column in columns)
 
 
 def _signal(table: bytes, n_signals: int, index: int) -> _Signal:
@@ -64,7 +86,7 @@ def _signal(table: bytes, n_signals: int, index: int) -> _Signal:
         start = offset * n_signals + width * index
         return table[start : start + width]
 
-    label = column(0, _LABEL).decode("latin-1").strip()
+    label = column(0, _LABEL).strip().decode("latin-1")
     return _Signal(
         label,
         tuple(_real(column(offset, 8), f"limit of signal {index}") for offset in _SCALES),
