@@ -15,11 +15,13 @@ from pathlib import Path
 import mne
 import numpy as np
 
+from encoders.bti_header import check_bti
 from encoders.epochs import EpochsMismatch
 from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_rate
 
 MAX_XML_BYTES = 16 << 20
+MAX_BLOCKS = 200_000
 _CTF_COUNTS, _CTF_RATE, _CTF_TRIALS = 1288, 1296, 1312
 _BTI_CONFIG = re.compile(r"(?i)config([_.-].*)?")
 _BTI_HEAD_SHAPE = re.compile(r"(?i)(hs_file|hs)([_.-].*)?")
@@ -72,16 +74,12 @@ def read_bti(path: Path) -> "mne.io.BaseRaw":
     shapes = [file for file in beside if _BTI_HEAD_SHAPE.fullmatch(file.name)]
     if len(configs) != 1:
         raise EpochsMismatch("a 4D BTi recording needs one file named config beside its data; pack both into a zip")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(size - 8, 0))
-        (start,) = struct.unpack(">q", file.read(8).rjust(8, b"\x00"))
-    if not 0 < start & 0x7FFFFFFF < size:
-        raise EpochsMismatch("the 4D BTi data file has no header at its end; pack the recording again")
+    head_shape = shapes[0] if len(shapes) == 1 else None
+    check_bti(path, configs[0], head_shape)
     return mne.io.read_raw_bti(
         path,
         config_fname=configs[0],
-        head_shape_fname=shapes[0] if len(shapes) == 1 else None,
+        head_shape_fname=head_shape,
         rename_channels=False,
         preload=True,
         verbose="error",
@@ -118,9 +116,12 @@ def _check_xml(path: Path) -> None:
 def _check_signal(path: Path) -> None:
     """Walk the blocks of a signal file: each says how long it is."""
     size = path.stat().st_size
-    position, length = 0, 0
+    position, length, n_blocks = 0, 0, 0
     with path.open("rb") as file:
         while position < size:
+            n_blocks += 1
+            if n_blocks > MAX_BLOCKS:
+                raise EpochsMismatch(f"the signal file has more than {MAX_BLOCKS} blocks; send a part of the recording")
             file.seek(position)
             flag, n_header, n_block, n_channels = np.frombuffer(file.read(16).ljust(16, b"\x00"), "<i4").tolist()
             if flag == 1:
