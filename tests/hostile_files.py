@@ -70,6 +70,10 @@ def pickles(canary: Canary) -> Iterator[Case]:
     yield Case("npz of a structured object type", npz_of(data=header("[('a', '|O')]", (1,)) + bytes(8)))
 
 
+# Names that a refusal must not repeat as they are.
+SHOUTS = ("\x1b[2J\x07evil\r\nX: y", 'Traceback File "/etc/passwd"', "\u202egpj.exe", "x" * 100_000)
+
+
 def npz_arrays() -> dict[str, np.ndarray]:
     """Return the arrays of a valid recording."""
     return {
@@ -131,6 +135,16 @@ def arrays(canary: Canary) -> Iterator[Case]:
             yield Case(f"npz letters {name} {order}", npz_of(ch_names=header(f"'{order}U1'", (3,)) + text))
     yield Case("npz header of version 3", npz_of(data=header("'<f4'", (2, 3, 50), (3, 0)) + bytes(1200)))
     yield Case("npz header of version 9", npz_of(data=header("'<f4'", (2, 3, 50), (9, 9)) + bytes(1200)))
+    for name, shape in {"a terabyte of no letters": (2**40,), "more than can be counted": (2**62, 2**62)}.items():
+        for descr in ("'<U0'", "'|S0'", "'|V0'"):
+            for field in ("ch_names", "stimulus", "subject"):
+                yield Case(f"npz {field} of {descr}, {name}", npz_of(**{field: header(descr, shape)}), hangs=True)
+    yield Case("npz a million names", saved(ch_names=np.zeros(1_000_000, "U1")), hangs=True)
+    yield Case("npz a million stimuli", saved(stimulus=np.zeros(1_000_000, "U1")), hangs=True)
+    many = np.zeros((10_000_000, 1, 1), "u1")
+    yield Case("npz ten million epochs", saved(data=many, ch_names=np.asarray(["Cz"])), hangs=True)
+    yield Case("npz header of another magic", npz_of(stimulus=b"/etc/passwd Traceback" * 10))
+    yield Case("npz header cut short", npz_of(stimulus=b"\x93NUMPY\x01\x00"))
     nested = b"(" * 5000 + b")" * 5000
     yield Case("npz header nested", npz_of(data=b"\x93NUMPY\x01\x00" + struct.pack("<H", len(nested)) + nested))
     for name, value in {
@@ -155,9 +169,18 @@ def arrays(canary: Canary) -> Iterator[Case]:
     yield Case("npz name of a surrogate", saved(ch_names=np.asarray(["\ud800", "Cz", "Oz"])))
     yield Case("npz name a path", saved(ch_names=np.asarray([str(canary.secret), "Cz", "Oz"])), may_pass=True)
     yield Case("npz type of channel unknown", saved(ch_types=np.asarray(["eeg", "eeg", "object"])))
+    for name in SHOUTS:
+        data = npz_arrays()["data"]
+        data[0, 0, 3] = np.nan
+        names = np.asarray([name, "Cz", "Oz"])
+        yield Case(f"npz NaN in a channel named {name[:20]!r}", saved(data=data, ch_names=names))
+        yield Case(f"npz two channels named {name[:20]!r}", saved(ch_names=names[[0, 0, 2]]))
+        yield Case(f"npz a channel of type {name[:20]!r}", saved(ch_types=np.asarray([name, "eeg", "eeg"])))
+    yield Case("npz positions of text", saved(positions=np.full((3, 3), "/etc/passwd")))
     yield Case("npz positions short", saved(positions=np.zeros((2, 3))))
     yield Case("npz averages of zero", saved(n_averaged=np.asarray([0, 1])))
-    yield Case("npz averages beyond integers", saved(n_averaged=np.asarray([2**63, 1], dtype=np.uint64)), may_pass=True)
+    for power in (53, 63):
+        yield Case(f"npz averages of 2^{power}", saved(n_averaged=np.asarray([2**power, 1], dtype=np.uint64)))
     yield Case("npz 5000 channels", saved(
         data=np.zeros((1, 5000, 4), np.float32), ch_names=np.asarray([f"E{i}" for i in range(5000)])))  # fmt: skip
     yield Case("npz 200 arrays", saved(**{f"a{i}": np.zeros(1) for i in range(200)}))

@@ -144,11 +144,33 @@ def edf(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
             yield Case(f"{name}: {what}", put(content, offset, value), may_pass=what.startswith("labels"))
         yield Case(f"{name}: announces a day more", put(content, 236, b"86400   "))
         yield Case(f"{name}: header alone", content[: 256 * (n + 1)])
+    for name, notes in {
+        "without an end": b"+1\x14a" * 200_000,
+        "without an end, apart": b"+1\x14a\x00" * 200_000,
+        "of digits": b"+" + b"1" * 1_000_000,
+        "of digits twice": (b"+" + b"1" * 100 + b"\x15" + b"1" * 200 + b"\x00") * 3000,
+        "of foreign digits": b"+" + "\u0661".encode() * 500_000,
+        "broken by lines": (b"+1\x14" * 300 + b"\n\x14\x00") * 1000,
+        "by the hundred thousand": b"+1\x14a\x14\x00" * 200_000,
+        "by the million, empty": b"+1\x14\x14\x00" * 1_000_000,
+        "of a long text and many": b"+1\x14" + b"a" * 100_000 + b"\x14\x00" + b"+1\x14a\x14\x00" * 29_000,
+    }.items():
+        yield Case(f"EDF: annotations {name}", annotated(samples["EDF"], notes), hangs=True)
     yield Case("EDF: marked as discontinuous", put(samples["EDF"], 192, b"EDF+D"), may_pass=True)
     notes = samples["EDF"].rfind(b"\x14dog\x14")
     if notes > 0:
         yield Case("EDF: annotations of junk", put(samples["EDF"], notes, b"\x14" * 5), may_pass=True)
         yield Case("EDF: annotation at a huge time", put(samples["EDF"], notes - 2, b"e9"), may_pass=True)
+
+
+def annotated(content: bytes, notes: bytes) -> bytes:
+    """Return an EDF file of one record whose last signal, the annotations, is as long as ``notes``."""
+    n = int(content[252:256])
+    n_samples = [int(content[256 + 216 * n + 8 * k : 264 + 216 * n + 8 * k]) for k in range(n)]
+    notes += bytes(len(notes) % 2)
+    head = put(content[: 256 * (n + 1)], 236, b"1       ")
+    head = put(head, 256 + 216 * n + 8 * (n - 1), b"%-8d" % (len(notes) // 2))
+    return head + content[len(head) : len(head) + 2 * sum(n_samples[:-1])] + notes
 
 
 def brainvision_parts(samples: dict[str, bytes]) -> dict[str, bytes]:
@@ -198,13 +220,20 @@ def brainvision(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
     late = markers.replace("Mk1=", "Mk1=Comment,dog,99999999999999,1,0\nMk2=")
     yield Case("BrainVision: marker beyond the end", packed(head, x_vmrk=late.encode()), may_pass=True)
     many = markers + "".join(f"Mk{i}=Stimulus,S{i},{i},1,0\n" for i in range(10, 200_000))
-    yield Case("BrainVision: 200000 markers", packed(head, x_vmrk=many.encode()), may_pass=True, hangs=True)
+    yield Case("BrainVision: 200000 markers", packed(head, x_vmrk=many.encode()), hangs=True)
+    yield Case("BrainVision: a million empty lines", packed(head + "\n" * 1_500_000), hangs=True)
+    empty = markers.encode() + b"\n" * 3_000_000
+    yield Case("BrainVision: a million lines of markers", packed(head, x_vmrk=empty), hangs=True)
+    long = markers + "Mk9=Stimulus," + "S" * 2_000_000 + ",10,1,0\n" + "Mk9=Stimulus,S1,20,1,0\n" * 5000
+    yield Case("BrainVision: a long marker and many", packed(head, x_vmrk=long.encode()), hangs=True)
+    spaces = "DataFile=" + " " * 9000 + "x\n"
+    yield Case("BrainVision: lines of spaces", packed(head + spaces * 300), hangs=True)
     yield Case("BrainVision: markers of junk", packed(head, x_vmrk=b"\xff\xfe" * 5000), may_pass=True)
-    yield Case("BrainVision: a page of brackets", packed(head + "[" * 500_000), may_pass=True)
+    yield Case("BrainVision: a page of brackets", packed(head + "[" * 500_000))
     yield Case("BrainVision: codepage unknown", packed(head.replace("Codepage=UTF-8", "Codepage=rot13")))
     decoy = head.replace("Codepage=UTF-8", "Codepage=UTF-7").replace("DataFile=x.eeg", f"+AEQ-ataFile={secret}")
     yield Case("BrainVision: data file in UTF-7", packed(decoy + "\n[Decoy]\nDataFile=x.eeg\n"))
     scale = next(line for line in head.splitlines() if line.startswith("Ch1="))
-    for value in ("nan", "inf", "1e308", "x"):
+    for value in ("nan", "inf", "1e308", "x", "a" * 300_000, "a" * 9000, "a/" * 4000):
         line = ",".join([*scale.split(",")[:2], value, *scale.split(",")[3:]])
-        yield Case(f"BrainVision: resolution {value}", packed(head.replace(scale, line)))
+        yield Case(f"BrainVision: resolution {value[:10]}, {len(value)}", packed(head.replace(scale, line)), hangs=True)

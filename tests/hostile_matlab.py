@@ -174,7 +174,14 @@ def hdf5(canary: Canary, samples: dict[str, bytes]) -> Iterator[Case]:
         for index in range(3000):
             file.create_group(f"EEG/a{index}")
 
+    def half_letter(file: h5py.File) -> None:
+        name = file["#refs#"].create_dataset("half", data=np.asarray([[0xD800], [0x41]], dtype=np.uint16))
+        name.attrs["MATLAB_class"] = np.bytes_("char")
+        file["EEG/chanlocs/labels"][0, 0] = name.ref
+        file["EEG/data"][0:1000, 0] = np.nan
+
     whole = samples["EEGLAB 7.3"]
+    yield made("NaN in a channel named by half a letter", half_letter)
     yield made("external link for the samples", lambda f: link(f, "EEG/data", h5py.ExternalLink(secret, "/data")))
     yield made("external link for the structure", lambda f: link(f, "EEG", h5py.ExternalLink(secret, "/")))
     yield made("external link to a device", lambda f: link(f, "EEG/etc", h5py.ExternalLink("/dev/zero", "/")))

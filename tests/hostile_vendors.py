@@ -56,6 +56,13 @@ def xdf(canary: Canary) -> Iterator[Case]:
         + chunk(3, struct.pack("<I", 1) + b"\x01\x01" + bytes(8)),
     }.items():
         yield Case(f"XDF: {name}", b"XDF:" + body)
+    channel = "<channel><label>Cz</label><unit>/etc/passwd</unit></channel>"
+    described = f"<channel_format>float32</channel_format><desc><channels>{channel * 2}</channels></desc>"
+    samples = chunk(3, struct.pack("<I", 1) + b"\x01\x02" + (b"\x08" + bytes(16)) * 2)
+    version = chunk(1, b"<info><version>1.0</version></info>")
+    head = stream(more=f"<name>x</name>{described}")
+    for name, body in {"a unit": head, "a type": head.replace(b">EEG<", b">/tm<")}.items():
+        yield Case(f"XDF: {name} that is a path", b"XDF:" + version + body + samples)
 
 
 def binary(canary: Canary) -> Iterator[Case]:
@@ -125,5 +132,29 @@ def folders(canary: Canary) -> Iterator[Case]:
         yield Case(
             f"4D BTi: data of {name}", zip_of(("c,rfDC", data), ("config", bytes(2000)), ("hs_file", bytes(100)))
         )
+    ones = b"\x00\x01" * 2000 + struct.pack(">q", 1000)
+    yield Case("4D BTi: 65537 epochs behind the end", zip_of(("c,rfDC", ones), ("config", bytes(200_000))), hangs=True)
+    for name, at, value in (
+        ("a billion epochs", 12, struct.pack(">i", 2**31 - 1)),
+        ("fewer than no epochs", 12, struct.pack(">i", -1)),
+        ("a billion events", 20, struct.pack(">i", 2**31 - 1)),
+        ("a billion processes", 48, struct.pack(">i", 2**31 - 1)),
+        ("a billion steps that lead back", 48, struct.pack(">i", 1).ljust(368, b"\x00") + struct.pack(">i", 2**31 - 1)
+            + bytes(36) + bytes(4) + b"x".ljust(24, b"\x00") + struct.pack(">i", -64)),
+        ("32767 channels", 52, struct.pack(">h", 2**15 - 1)),
+    ):  # fmt: skip
+        data = bytes(1000 + at) + value + bytes(2000) + struct.pack(">q", 1000)
+        yield Case(f"4D BTi: {name}", zip_of(("c,rfDC", data), ("config", bytes(200_000))), hangs=True)
     data = bytes(4000) + struct.pack(">q", 1000)
+    for name, at, value in (
+        ("32767 channels", 58, struct.pack(">h", 2**15 - 1)),
+        ("blocks that go back", 70, struct.pack(">h", 1).ljust(46, b"\x00") + b"B_weights_used".ljust(100, b"\x00")
+            + bytes(4) + struct.pack(">2I", 1 << 10, 1 << 20)),
+        ("blocks beyond the end", 70, struct.pack(">h", 1).ljust(106, b"\x00") + b"\xff" * 4),
+    ):  # fmt: skip
+        config = bytes(at) + value + bytes(2000)
+        yield Case(f"4D BTi: configuration of {name}", zip_of(("c,rfDC", data), ("config", config)), hangs=True)
+    yield Case("4D BTi: a large configuration", zip_of(("c,rfDC", data), ("config", bytes(3_000_000))), hangs=True)
+    blocks = struct.pack("<4i", 1, 32, 1, 2) + bytes(17) + bytes(5) * 3_000_000
+    yield Case("MFF: a million blocks", zip_of(("x.mff/signal1.bin", blocks), ("x.mff/info.xml", b"<a/>")), hangs=True)
     yield Case("4D BTi: configuration of ones", zip_of(("c,rfDC", data), ("config", b"\x01" * 5000)))
