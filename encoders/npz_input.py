@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.zip_layout import overlap
 from encoders.quotation import quoted
+from encoders.zip_layout import overlap
 
 MAX_BYTES = 2 * 1024**3
 MAX_TEXT_BYTES = 128 * 1024**2
