@@ -12,7 +12,7 @@ from encoders.hdf5_structure import check_hdf5
 # Sound HDF5 without a usable recording in it: `encoders.companion_input` refuses these.
 NO_RECORDING = {
     "samples a structure", "no samples", "no structure", "channels of a billion", "rate NaN", "rate zero",
-    "samples in another file",
+    "samples in another file", "NaN in a channel named by half a letter",
 }  # fmt: skip
 
 
