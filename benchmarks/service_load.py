@@ -1,13 +1,13 @@
 """How the service answers 1, 8 and 32 clients and ten times too many requests, and what it has survived.
 
-    python benchmarks/service_load.py [--seconds T] [--faults FILE] [--steady FILE] [--fuzz FILE]
+    python benchmarks/service_load.py [--seconds T] [--faults FILE] [--fuzz FILE]
 
 Closed loop: each client asks again once it is answered, after the seconds of Retry-After if it was refused. Open loop:
 requests come at ten times the rate the service has just shown, whether it answers or not (goal J4). Capacity is
 measured before and after each of these, since the speed of a machine drifts. The very first call is timed too (J8). The
 bare pipeline call, one after the other in this process with one thread, is what they are compared with. The other lines
-repeat what ``make soak-serve``, ``make soak-steady`` and ``make fuzz`` wrote into ``out/`` (what stands there already,
-where there is nothing), and run the corpus of hostile files. About eleven minutes.
+repeat what ``make soak-serve`` and ``make fuzz`` wrote into ``out/`` (where there is nothing, what stands there),
+and run the corpus of hostile files. About eleven minutes.
 """
 
 import argparse
@@ -258,23 +258,6 @@ def faults_line(found: dict[str, Any]) -> str:
     )
 
 
-def steady_line(found: dict[str, Any]) -> str:
-    def from_to(name: str, column: str = "") -> str:
-        first, last = found["usage"][name][column] if column else found[name]
-        return f"{first:,.0f} to {last:,.0f}"
-
-    return (
-        f"Steady use (`make soak-steady HOURS={found['seconds'] / 3600.0:.1f}`, no process killed): "
-        f"{sum(found['done'].values()):,} uses of ten kinds, {sum(found['errors'].values())} errors; "
-        f"{found['accepted']:,} accepted jobs, {found['finished']:,} finished, {found['cancelled']:,} cancelled by "
-        f"their clients; {found['wrong_picture']} pictures other than their seed's. From the end of the first "
-        f"{found['warm_up_s'] / 60.0:.0f} minutes to the last ones: all processes {from_to('all processes', 'rss_mb')} "
-        f"MB, {from_to('all processes', 'descriptors')} descriptors, {from_to('temporary_files')} temporary files; "
-        f"processes replaced: {', '.join(found['replaced']) or 'none'}; goals missed: "
-        f"{', '.join(found['missed']) or 'none'}."
-    )
-
-
 def fuzz_line(found: dict[str, Any]) -> str:
     return (
         f"Fuzz (`make fuzz N={found['mutants']}`): {found['mutants']:,} mutants in {len(found['formats'])} formats, "
@@ -308,7 +291,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "generation" / "demo_data")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each closed loop, and of the bare calls")
     parser.add_argument("--faults", type=Path, default=ROOT / "out" / "soak-serve.json")
-    parser.add_argument("--steady", type=Path, default=ROOT / "out" / "soak-steady.json")
     parser.add_argument("--fuzz", type=Path, default=ROOT / "out" / "fuzz.json")
     arguments = parser.parse_args()
     work = ROOT / "out" / "benchmark"
@@ -337,7 +319,6 @@ def main() -> None:
         first_call_line(first_s, statistics.median(closed[1].good)),
         "",
         f"- {survived(arguments.faults, faults_line, 'Faults')}",
-        f"- {survived(arguments.steady, steady_line, 'Steady use')}",
         f"- {survived(arguments.fuzz, fuzz_line, 'Fuzz')}",
         f"- Hostile files (`pytest -m faults -k every_hostile_file`): {hostile_files()}.",
     ]

@@ -1,6 +1,7 @@
 """Use the service in every way for hours, and see that it loses nothing and grows by nothing: goal J11.
 
     python benchmarks/soak_steady.py --hours 4 --out out/soak-steady.json
+    python benchmarks/soak_steady.py --table out/soak-steady.json   # its section of BENCHMARKS.md; nothing is run
 
 No process is killed, so that what a process gathers shows. Jobs that are polled, followed and cancelled, requests with
 and without a stream of steps, connections that are broken off, EEG with MEG in FIF, hostile and unfit files, uploads
@@ -32,6 +33,7 @@ import httpx  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
+from benchmarks.report_file import write_section  # noqa: E402
 from benchmarks.soak_serve import ROLES, Service  # noqa: E402
 from encoders.epochs import SignalEpochs  # noqa: E402
 from serving.client import PhospheneClient  # noqa: E402
@@ -355,13 +357,45 @@ def missed(figures: dict[str, Any]) -> list[str]:
     return [goal for goal, met in goals.items() if not met]
 
 
+def table(figures: dict[str, Any]) -> str:
+    """Return the section of ``BENCHMARKS.md``."""
+
+    def from_to(found: list[float]) -> str:
+        return f"{found[0]:,.0f} to {found[1]:,.0f}"
+
+    usage = sorted(figures["usage"].items(), key=lambda item: item[0] == ALL)
+    done, errors = figures["done"], figures["errors"]
+    return "\n".join(
+        [
+            f"`python benchmarks/soak_steady.py --hours {figures['seconds'] / 3600.0:.1f}`: no process killed, "
+            f"{sum(done.values()):,} uses of {len(done)} kinds, {sum(errors.values())} errors; {figures['accepted']:,} "
+            f"jobs accepted, {figures['finished']:,} finished, {figures['cancelled']:,} cancelled by their clients; "
+            f"{figures['wrong_picture']} pictures other than their seed's; processes replaced: "
+            f"{', '.join(figures['replaced']) or 'none'}; uploads left: {figures['left_uploads']}. Medians of ten "
+            f"measures: from minute {figures['warm_up_s'] / 60.0:.0f} on, to the last ones. Shared pages count in "
+            "every process.",
+            "",
+            "| | memory, MB | descriptors | threads |",
+            "|---|---:|---:|---:|",
+            *(f"| {kind} | {' | '.join(from_to(found[column]) for column in COLUMNS)} |" for kind, found in usage),
+            "",
+            f"Temporary files {from_to(figures['temporary_files'])}, files of jobs {from_to(figures['job_files'])} "
+            f"(results are kept {KEEP_S / 60.0:.0f} minutes). Goals missed: {', '.join(figures['missed']) or 'none'}.",
+        ]
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--bundle", type=Path, default=ROOT / "generation" / "demo_bundle")
     parser.add_argument("--data", type=Path, default=ROOT / "generation" / "demo_data")
     parser.add_argument("--hours", type=float, default=LASTS_H)
     parser.add_argument("--out", type=Path, help="JSON with the figures")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the figures of an earlier run as a table")
     arguments = parser.parse_args()
+    if arguments.table is not None:
+        write_section("Steady use", table(json.loads(arguments.table.read_text())))
+        return 0
     every_s = max(2.0, 3600.0 * arguments.hours / MAX_MEASURES)
     with tempfile.TemporaryDirectory(prefix="ph-soak-", dir="/tmp") as folder:
         figures = soak(arguments.bundle, arguments.data, Path(folder), arguments.hours, every_s)
