@@ -278,7 +278,7 @@ class BrainModel:
         preprocessor = self.preprocessors[name]
         config = preprocessor.config
         near = epochs.crop(config.tmin - _INSPECTED_S, config.tmax + _INSPECTED_S)
-        flags = inspect_signal(near, preprocessor.layout, min_fraction=preprocessor.config.min_fraction)
+        flags = inspect_signal(near, preprocessor.layout, min_fraction=config.min_fraction)
         return tuple(replace(flag, detail=f"{name}: {flag.detail}") for flag in flags)
 
     def _person(

@@ -52,14 +52,11 @@ ALL = "all processes"
 COLUMNS = ("rss_mb", "descriptors", "threads")
 
 
-class _BrokenOff(Exception):
-    """Ends a stream of steps from within."""
+class _BrokenOff(Exception): ...  # ends a stream of steps from within
 
 
 @dataclass
 class Recordings:
-    """What the clients send."""
-
     eeg: bytes
     both: tuple[bytes, bytes]
     unfit: tuple[bytes, ...]
@@ -235,10 +232,8 @@ def weigh(service: Service) -> tuple[Usage, dict[int, str]]:
             role = next((name for name, mark in ROLES.items() if mark and mark in line), "")
             if role:
                 pids[process.pid] = role
-            elif "parse_server" in line:
-                role = "reading"
             else:
-                role = "ray and the rest"
+                role = "reading" if "parse_server" in line else "ray and the rest"
             with process.oneshot():
                 found = (process.memory_info().rss / 2**20, process.num_fds(), process.num_threads())
         except psutil.Error:
@@ -250,14 +245,9 @@ def weigh(service: Service) -> tuple[Usage, dict[int, str]]:
     return usage, pids
 
 
-def files_in(folder: Path) -> tuple[int, float]:
-    """Return how many files a folder holds, and their megabytes."""
-    sizes = []
-    for parent, _, names in os.walk(folder):  # passes over folders that go while it looks, which rglob does not
-        for name in names:
-            with contextlib.suppress(OSError):
-                sizes.append(os.lstat(os.path.join(parent, name)).st_size)
-    return len(sizes), sum(sizes) / 2**20
+def files_in(folder: Path) -> int:
+    """Count the files of a folder, whatever goes while it looks, which rglob does not bear."""
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 @contextlib.contextmanager
@@ -292,7 +282,7 @@ def soak(bundle: Path, data: Path, folder: Path, hours: float, every_s: float) -
                 temporary, jobs = files_in(service.temporary), files_in(folder / "jobs")
                 measures.append({"s": time.monotonic() - started, "usage": usage, "temporary": temporary, "jobs": jobs})
                 line = f"  {measures[-1]['s']:,.0f} s: {usage[ALL]['rss_mb']:,.0f} MB, {usage[ALL]['descriptors']:.0f}"
-                line += f" descriptors, {temporary[0]} temporary files, {sum(told.done.values()):,} done"
+                line += f" descriptors, {temporary} temporary files, {sum(told.done.values()):,} done"
                 print(f"{line}, {sum(told.errors.values())} errors", file=sys.stderr, flush=True)
         time.sleep(15.0)
         left_uploads = len(os.listdir(folder / "jobs" / "uploads"))
@@ -329,10 +319,8 @@ def summary(told: Told, measures: list[dict[str, Any]]) -> dict[str, Any]:
         "errors": dict(told.errors),
         "warm_up_s": round(warm_up_s),
         "usage": usage,
-        "temporary_files": both(lambda one: one["temporary"][0]),
-        "temporary_mb": both(lambda one: one["temporary"][1]),
-        "job_files": both(lambda one: one["jobs"][0]),
-        "job_mb": both(lambda one: one["jobs"][1]),
+        "temporary_files": both(lambda one: one["temporary"]),
+        "job_files": both(lambda one: one["jobs"]),
     }
 
 

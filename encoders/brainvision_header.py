@@ -114,9 +114,9 @@ def _text(path: Path, max_bytes: int, what: str) -> str:
         raise EpochsMismatch(f"the {what} has a line of more than {MAX_LINE_BYTES} bytes; export the recording again")
     # found as MNE finds it, which decodes with it: in UTF-7 a line would look like nothing here
     named = re.findall("Codepage=(.+)", content.decode("ascii", "ignore"))
-    unknown = [name.strip()[:20] for name in named if name.strip().lower() not in _CODEPAGES]
+    unknown = [name.strip() for name in named if name.strip().lower() not in _CODEPAGES]
     if unknown:
-        raise EpochsMismatch(f"the {what} gives the codepage {unknown[0]!r}, expected UTF-8 or ANSI; export it again")
+        raise EpochsMismatch(f"the {what} gives the codepage {quoted(unknown[0])}, expected UTF-8 or ANSI")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

@@ -304,8 +304,8 @@ def test_the_long_soak_finds_what_grows(column: str, per_measure: float, goal: s
         {
             "s": 60.0 * (n + 1),
             "usage": {ALL: dict.fromkeys(COLUMNS, 1000.0) | {column: 1000.0 + per_measure * n + noise[n]}},
-            "temporary": (20, 1.0),
-            "jobs": (90, 2.0),
+            "temporary": 20,
+            "jobs": 90,
         }
         for n in range(240)
     ]
