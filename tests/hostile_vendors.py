@@ -32,7 +32,23 @@ def xdf(canary: Canary) -> Iterator[Case]:
     laughs = '<!DOCTYPE a [<!ENTITY b "cccccccccc">' + "".join(
         f'<!ENTITY b{i} "{f"&b{i - 1};" * 10}">' for i in range(1, 9)
     )
+    one, numbers = struct.pack("<I", 1), "<name>x</name><channel_format>int8</channel_format>"
+    many = [struct.pack("<2d", at, at * (-1) ** at) for at in range(20_000)]
     for name, body in {
+        "a stream hidden in a measurement of the clock": stream(more=numbers)
+        + chunk(4, one + bytes(16) + stream("9" * 9, more=numbers)),
+        "samples hidden behind samples": stream(more=numbers)
+        + chunk(3, one + b"\x01\x01\x00\x00\x00" + chunk(3, one + b"\x04" + struct.pack("<I", 2**31))),
+        "a clock set anew 20000 times": stream(more=numbers)
+        + b"".join(chunk(4, one + measured) for measured in many)
+        + chunk(3, one + b"\x01\x01\x00\x00\x00"),
+        "a stream twice": stream(more=numbers) * 2,
+        "two numbers of channels": stream(more=numbers + "<channel_count>99999999</channel_count>"),
+        "a thousand streams": b"".join(
+            chunk(2, struct.pack("<I", n) + STREAM.format(1, 100, numbers).encode()) for n in range(1000)
+        ),
+        "a footer of no stream": chunk(6, one + b"<info/>"),
+        "a chunk without its stream": stream(more=numbers) + chunk(3, b"\x01\x00"),
         "no chunks": b"",
         "length of nine bytes": b"\x09" + bytes(20),
         "length beyond the end": b"\x08" + struct.pack("<Q", 2**62),

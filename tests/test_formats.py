@@ -114,6 +114,9 @@ def test_ctf_with_a_real_header(shared_data: Path, tmp_path: Path) -> None:
         read_epochs(folder_zip(folder, tmp_path / "decoy"), **WINDOW)
 
 
+ONE = struct.pack("<I", 1)
+
+
 def xdf(*, labels: tuple[str, ...] = NAMES, unit: str = "microvolts", rate: str = "100", extra: bytes = b"") -> bytes:
     """Return three seconds of three channels and two markers, as LabRecorder writes them."""
     channels = "".join(f"<channel><label>{name}</label><unit>{unit}</unit></channel>" for name in labels)
@@ -147,7 +150,7 @@ def test_xdf(tmp_path: Path) -> None:
         (xdf(labels=("Fp1",)), "names 1 of its 3 channels"),
         (xdf(labels=("a", "b", "")), "names 2 of its 3 channels"),
         (xdf(unit="bananas"), "units"),
-        (xdf(rate="nan"), "number of channels|rate"),
+        (xdf(rate="nan"), "samples per second"),
         (xdf(rate="-5"), "samples per second"),
         (xdf(rate="1e300"), "samples per second"),
         (xdf()[:-10], "damaged"),
@@ -156,6 +159,17 @@ def test_xdf(tmp_path: Path) -> None:
         (xdf(extra=chunk(2, b"\x03\x00\x00\x00<!DOCTYPE a>")), "declares entities"),
         (xdf(extra=chunk(1, hidden_entity("UTF-7"))), "declares entities"),
         (xdf(extra=b"\x01\x00" * 1000), "damaged"),
+        (xdf(extra=chunk(4, ONE + bytes(16) + chunk(5, b""))), "damaged"),
+        (xdf(extra=chunk(4, ONE + bytes(15))), "damaged"),
+        (xdf(extra=chunk(3, ONE + b"\x01\x01\x00" + bytes(12) + chunk(5, b""))), "damaged"),
+        (xdf(extra=chunk(3, ONE + b"\x01\x01\x00" + bytes(11))), "damaged"),
+        (xdf(extra=chunk(3, ONE + b"\x01\x01\x05" + bytes(20))), "damaged"),
+        (xdf(extra=chunk(3, struct.pack("<I", 2) + b"\x01\x01\x00\x01\x03do")), "damaged"),
+        (xdf(extra=chunk(6, ONE + b"<info>")), "damaged"),
+        (xdf(extra=chunk(2, struct.pack("<I", 3) + b"<name/>")), "not described by <info>"),
+        (xdf(extra=chunk(2, ONE + b"<info/>")), "a stream twice"),
+        (xdf(extra=chunk(4, ONE + struct.pack("<2d", 1, np.nan))), "not finite"),
+        (xdf(extra=b"".join(chunk(4, ONE + struct.pack("<2d", -i, 0)) for i in range(60))), "set anew"),
         (b"XDF:" + bytes(100), "damaged"),
     ],
 )
