@@ -36,8 +36,10 @@ SPREAD := -n logical --maxprocesses 8 --dist loadfile
 test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest $(SPREAD)
 
+# Each starts services of its own, of which two keep four cores busy; only the files that have such tests are collected.
+FAULTS_AT_ONCE = $(shell cores=$$(nproc 2>/dev/null || echo 1); if [ $$cores -ge 4 ]; then echo 2; else echo 0; fi)
 test-faults: $(STAMP)  ## the fault, fuzz and load tests
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults -n $(FAULTS_AT_ONCE) --dist loadfile $$(grep -l 'mark.*faults' tests/test_*.py)
 
 N ?= 2000
 SEED ?= 0
