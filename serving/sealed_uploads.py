@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _IN_MEMORY = 1 << 20
 _MULTIPART = "multipart/form-data"
+_CHARSETS = (b"utf-8", b"utf8")
 # Of a type that is told back to who sent it.
 _LONGEST_TYPE = 100
 _RETRY_S = 5
@@ -95,14 +97,7 @@ class _SealingParser(MultiPartParser):
 class _SealingRequest(Request):
     async def _get_form(self, **limits: Any) -> FormData:
         if self._form is None:
-            # the framework would read other kinds too; url-encoded ones byte by byte, while nothing else is answered
-            got = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if got != _MULTIPART:
-                raise refusal(
-                    "bad_body",
-                    f"the body is of type {got[:_LONGEST_TYPE]!r}, expected {_MULTIPART}; "
-                    "send the recordings as its parts named 'file'",
-                )
+            _check_type(self.headers.get("content-type", ""))
             try:
                 async with aclosing(self.stream()) as stream:
                     self._form = await _SealingParser(self.headers, stream, **limits).parse()
@@ -116,6 +111,24 @@ class _SealingRequest(Request):
                     retry_after_s=_RETRY_S,
                 ) from None
         return self._form
+
+
+def _check_type(content_type: str) -> None:
+    """Refuse what the framework would read in ways that hold everybody up, or fail.
+
+    That is other kinds of bodies, of which url-encoded ones are read byte by byte, and text in any codec of Python that
+    the client names: some take minutes for a megabyte, some raise what nobody expects, and unknown names are kept.
+    """
+    got = content_type.partition(";")[0].strip().lower()
+    if got != _MULTIPART:
+        raise refusal(
+            "bad_body",
+            f"the body is of type {got[:_LONGEST_TYPE]!r}, expected {_MULTIPART}; "
+            "send the recordings as its parts named 'file'",
+        )
+    _, parameters = parse_options_header(content_type)
+    if parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        raise refusal("bad_body", "the form names a charset, which forms have none of; leave it out and send UTF-8")
 
 
 class SealedRoute(APIRoute):
