@@ -134,8 +134,8 @@ class Vault:
         stored = list(self._folder.glob("*.key"))
         if stored and not any(map(self._opens, stored)):
             raise ValueError(
-                f"the master key {master_key_file} opens none of the {len(stored)} keys in {self._folder}; give the one "
-                "that they were made with, or another folder"
+                f"the master key {master_key_file} opens none of the {len(stored)} keys in {self._folder}; give the "
+                "one that they were made with, or another folder"
             )
 
     def _opens(self, path: Path) -> bool:
