@@ -4,6 +4,7 @@ A request that Ray Serve's proxy hands to the ingress costs both some millisecon
 once. In an overload that takes the processors from the pictures that are being made.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,14 @@ from serving.failures import quiet_servers
 FULL_HEADER = "x-phosphene-full"
 # Tells the gate, with work alone, how many requests were refused here since the last one handed on, for its metrics.
 REFUSED_HEADER = "x-phosphene-refused-before"
+# Orders to Ray Serve's proxy, which anybody could give: not to cancel the work of who left, to wait for ever, to look
+# for a replica with some model. None is for clients, and bytes that are no UTF-8 would end a request in status 500.
+_ORDERS = ("serve_multiplexed_model_id", "x_session_id", "x_request_timeout_seconds", "x_request_disconnect_disabled")
+# Names that a request may bring along, in the log and in traces; of others the proxy makes its own.
+_NAMES = ("x-request-id", "traceparent")
+_NAME = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+# What the proxy tells to everybody; as another address it is the door's to refuse.
+_OPEN_ROUTES = "/-/routes"
 # After so many seconds the ingress is asked again in any case: a replica more, or another proxy's request that ended.
 _ASK_AGAIN_S = 1.0
 
@@ -50,6 +59,10 @@ class EarlyRefusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on, or refuse it."""
+        if scope["type"] in ("http", "websocket"):
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if _is_for_us(name, value)]
+            if scope["path"] == _OPEN_ROUTES:
+                scope["path"] += "/"
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -85,6 +98,11 @@ class EarlyRefusal:
                 self._refused_at = self._clock()
 
         return watched
+
+
+def _is_for_us(name: bytes, value: bytes) -> bool:
+    known = name.decode("latin-1").lower()
+    return known.replace("-", "_") not in _ORDERS and (known not in _NAMES or bool(_NAME.fullmatch(value)))
 
 
 def middlewares() -> list[Middleware]:
