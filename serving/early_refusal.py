@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.bounded_protocols import bound_servers
 from serving.failures import quiet_servers
 
 # Marks the gate's refusal for want of room; no other refusal is repeated.
@@ -107,7 +108,9 @@ def _is_for_us(name: bytes, value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Name this to Ray Serve as ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.early_refusal:middlewares``."""
-    quiet_servers()  # the one in the proxy, which nothing else of ours reaches
+    # of the server in the proxy, which nothing else of ours reaches
+    quiet_servers()
+    bound_servers()
     return [Middleware(EarlyRefusal)]
 
 
