@@ -76,6 +76,52 @@ def test_a_form_gives_its_files_back_and_leaves_no_readable_byte_on_the_disk() -
 
 
 @pytest.mark.parametrize(
+    ("content", "taken"),
+    [
+        (b"\r\n--bound" * 20_000, True),
+        (b"\r\n--boundaryX" * 90, True),
+        (b"\r\n--boundaryX" * 20_000, False),
+        (b"\r\n--boundary\rX" * 20_000, False),
+        (b"x\r\n--boundary" + b" " * 100_000 + b"\r\n", False),
+        (b"x\r\n--boundary\t\r\n", False),
+    ],
+    ids=["too short", "few", "many", "many with CR", "spaces", "a tab"],
+)
+@pytest.mark.parametrize("chunk", [1001, 7, 1 << 20])
+def test_a_boundary_where_no_part_ends_is_not_gone_through_byte_by_byte(
+    content: bytes, taken: bool, chunk: int
+) -> None:
+    """Half a minute for 60 MB."""
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    add_handlers(app, lambda code: None)
+
+    @app.post("/")
+    async def take(file: UploadFile) -> str:
+        return (await file.read()).hex()
+
+    content = content if chunk > 7 else content[:5000]
+    head = b'--boundary\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    form = head + content + b"\r\n--boundary--\r\n"
+
+    async def body() -> AsyncIterator[bytes]:
+        for start in range(0, len(form), chunk):
+            yield form[start : start + chunk]
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post(
+                "/", content=body(), headers={"content-type": "multipart/form-data; boundary=boundary"}
+            )
+
+    answer = asyncio.run(post())
+    if taken:
+        assert answer.json() == content.hex()
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+
+
+@pytest.mark.parametrize(
     ("charset", "taken"),
     [("utf-8", True), ('"UTF8"', True), ("undefined", False), ("punycode", False), ("unicode_escape", False)],
 )
