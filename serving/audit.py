@@ -83,9 +83,14 @@ class AuditLog:
             self._write_head(n + 1, str(record["hash"]))
 
     def _end(self) -> tuple[int, str]:
-        """Find the last record, and compare it with the head; a line that a crash cut short is taken away."""
-        n_head, hash_head = read_head(self._path, self._key)
+        """Find the last record, and compare it with the head; a line that a crash cut short is taken away.
+
+        The head is there before the first record, so that a log without one is known to have lost it.
+        """
         n, last = 0, START
+        if not _head_path(self._path).exists() and not _has_records(self._path):
+            self._write_head(n, last)
+        n_head, hash_head = read_head(self._path, self._key)
         if self._path.exists() and self._path.stat().st_size:
             line = self._last_line()
             if line:
@@ -199,10 +204,18 @@ def verify(path: Path, key: bytes | None = None) -> AuditReport:
 
 
 def read_head(path: Path, key: bytes | None) -> tuple[int, str]:
-    """Read how far a log goes, as (number, hash) of its last record; (0, `START`) if it has none."""
+    """Read how far a log goes, as (number, hash) of its last record; (0, `START`) if it has none.
+
+    Raises
+    ------
+    ValueError
+        If it is not as it was written, or gone although the log is there.
+    """
     try:
         content = _head_path(path).read_bytes()
     except FileNotFoundError:
+        if _has_records(path):
+            raise ValueError(f"{path.name}.head is gone, so records may be missing at the end") from None
         return 0, START
     try:
         head = json.loads(content)
@@ -243,6 +256,10 @@ def _hash(record: Mapping[str, Fact], key: bytes | None) -> str:
 
 def _head_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
+
+
+def _has_records(path: Path) -> bool:
+    return bool(_parts(path)) or (path.exists() and path.stat().st_size > 0)
 
 
 def _lock_path(path: Path) -> Path:

@@ -40,9 +40,10 @@ class PhospheneClient:
     timeout_s : float
         Per request; generation of many pictures takes long.
     n_retries : int
-        How often a request is sent again that was refused for the moment (429 and 503, after the seconds that the
-        service names) or whose connection was lost; 0 sends everything once. `generate` and `embed` are not sent
-        again after a lost connection, because the service may be working on them: use `submit` for that.
+        How often a request is sent again that was refused for the moment (429 and 503, after the time that the
+        service names, if that is at most two minutes) or whose connection was lost; 0 sends everything once.
+        `generate` and `embed` are not sent again after a lost connection, because the service may be working on them:
+        use `submit` for that.
     api_key : str
         Key for a service that asks for one. It goes to `base_url` only: redirects are not followed.
     """

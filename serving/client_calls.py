@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
+from urllib.parse import quote
 
 import httpx
 
@@ -88,7 +89,8 @@ class Call:
 
 def connection(base_url: str, timeout_s: float, api_key: str) -> Connection:
     """Return how to connect; the key goes to `base_url` only, because redirects are not followed."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    key = api_key.strip()  # read from a file it ends with a line's end, which no header may hold
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     return Connection(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
 
 
@@ -116,7 +118,7 @@ def submission(recordings: Sequence[Recording], key: str, options: GenerationOpt
 
 def job_path(job_id: str) -> str:
     """Return where a job is found."""
-    return f"/v1/jobs/{job_id}"
+    return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
 def erasure(job_id: str) -> Call:

@@ -4,6 +4,7 @@ A request that Ray Serve's proxy hands to the ingress costs both some millisecon
 once. In an overload that takes the processors from the pictures that are being made.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -12,12 +13,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.bounded_protocols import bound_servers
 from serving.failures import quiet_servers
 
 # Marks the gate's refusal for want of room; no other refusal is repeated.
 FULL_HEADER = "x-phosphene-full"
 # Tells the gate, with work alone, how many requests were refused here since the last one handed on, for its metrics.
 REFUSED_HEADER = "x-phosphene-refused-before"
+# Orders to Ray Serve's proxy, which anybody could give: not to cancel the work of who left, to wait for ever, to look
+# for a replica with some model. None is for clients, and bytes that are no UTF-8 would end a request in status 500.
+_ORDERS = ("serve_multiplexed_model_id", "x_session_id", "x_request_timeout_seconds", "x_request_disconnect_disabled")
+# Names that a request may bring along, in the log and in traces; of others the proxy makes its own.
+_NAMES = ("x-request-id", "traceparent")
+_NAME = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+# What the proxy tells to everybody; as another address it is the door's to refuse.
+_OPEN_ROUTES = "/-/routes"
 # After so many seconds the ingress is asked again in any case: a replica more, or another proxy's request that ended.
 _ASK_AGAIN_S = 1.0
 
@@ -50,6 +60,10 @@ class EarlyRefusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on, or refuse it."""
+        if scope["type"] in ("http", "websocket"):
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if _is_for_us(name, value)]
+            if scope["path"] == _OPEN_ROUTES:
+                scope["path"] += "/"
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -87,9 +101,16 @@ class EarlyRefusal:
         return watched
 
 
+def _is_for_us(name: bytes, value: bytes) -> bool:
+    known = name.decode("latin-1").lower()
+    return known.replace("-", "_") not in _ORDERS and (known not in _NAMES or bool(_NAME.fullmatch(value)))
+
+
 def middlewares() -> list[Middleware]:
     """Name this to Ray Serve as ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serving.early_refusal:middlewares``."""
-    quiet_servers()  # the one in the proxy, which nothing else of ours reaches
+    # of the server in the proxy, which nothing else of ours reaches
+    quiet_servers()
+    bound_servers()
     return [Middleware(EarlyRefusal)]
 
 

@@ -110,11 +110,11 @@ class JobCounter:
                 "this service keeps; poll the job"
             )
             raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
+        told = events_of(self._open(), job, request.state.still_allowed, seconds=self._stream_s)
+        events = self._counted(job.owner, told)
+        await anext(events)  # it counts from here on: of requests that come together not all find the same room
         return StreamingResponse(
-            self._counted(
-                job.owner,
-                events_of(self._open(), job, request.state.still_allowed, seconds=self._stream_s),
-            ),
+            events,
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -144,8 +144,10 @@ class JobCounter:
             self._metrics.jobs_state.labels(state).set(counts.get(state, 0))
 
     async def _counted(self, owner: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Count a stream from when the first item, which is empty, is asked for."""
         self._streams[owner] += 1
         try:
+            yield ""
             async for event in events:
                 yield event
         finally:

@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
 
 import httpx
 
@@ -14,6 +15,10 @@ _PASSING = (429, 503)
 _AWAY = (404, 500, 502, 503, 504)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
+# Who is told to wait for longer has used up a day's quota rather than met a busy minute, and would seem to hang.
+_LONGEST_TOLD_S = 120.0
+# Requests that never left, and never will.
+_UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 
 Outcome = httpx.Response | httpx.TransportError
 
@@ -89,15 +94,28 @@ def _pause_after(outcome: Outcome, attempt: int, *, n_retries: int, repeatable: 
     if attempt >= n_retries:
         return None
     if isinstance(outcome, httpx.Response):
-        told: str = outcome.headers.get("retry-after", "")
-        if outcome.status_code in _PASSING and told.isdigit():
-            pause = max(pause, float(told))
+        told = _told_s(outcome) if outcome.status_code in _PASSING else None
+        if told is not None:
+            if told > _LONGEST_TOLD_S:
+                return None
+            pause = max(pause, told)
         elif not repeatable or not _is_away(outcome):
             return None
-    elif not repeatable and not isinstance(outcome, httpx.ConnectError):
+    elif isinstance(outcome, _UNSENDABLE) or not (repeatable or isinstance(outcome, httpx.ConnectError)):
         return None
     # a little chance, so that clients that were refused together do not come back together
     return pause * random.uniform(1.0, 1.2)
+
+
+def _told_s(response: httpx.Response) -> float | None:
+    """Return how many seconds to wait an answer asks for, by number or date (RFC 9110); None if it does not say."""
+    told: str = response.headers.get("retry-after", "")
+    if told.isascii() and told.isdigit():
+        return float(told)
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 def _is_away(response: httpx.Response) -> bool:

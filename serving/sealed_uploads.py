@@ -8,7 +8,7 @@ the disk, also after a crash. Nobody else can write to the file, which has no na
 import io
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, cast
@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _IN_MEMORY = 1 << 20
 _MULTIPART = "multipart/form-data"
+_CHARSETS = (b"utf-8", b"utf8")
+# Between two recordings and all fields there are some twenty.
+_MOST_BOUNDARIES = 100
 # Of a type that is told back to who sent it.
 _LONGEST_TYPE = 100
 _RETRY_S = 5
@@ -95,16 +99,9 @@ class _SealingParser(MultiPartParser):
 class _SealingRequest(Request):
     async def _get_form(self, **limits: Any) -> FormData:
         if self._form is None:
-            # the framework would read other kinds too; url-encoded ones byte by byte, while nothing else is answered
-            got = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if got != _MULTIPART:
-                raise refusal(
-                    "bad_body",
-                    f"the body is of type {got[:_LONGEST_TYPE]!r}, expected {_MULTIPART}; "
-                    "send the recordings as its parts named 'file'",
-                )
+            boundary = _boundary(self.headers.get("content-type", ""))
             try:
-                async with aclosing(self.stream()) as stream:
+                async with aclosing(_bounded(self.stream(), boundary)) as stream:
                     self._form = await _SealingParser(self.headers, stream, **limits).parse()
             except MultiPartException as error:
                 raise HTTPException(400, detail=error.message) from None
@@ -116,6 +113,44 @@ class _SealingRequest(Request):
                     retry_after_s=_RETRY_S,
                 ) from None
         return self._form
+
+
+def _boundary(content_type: str) -> bytes:
+    """Return what stands between the parts of a form; refuse what the framework reads in ways that hold everybody up.
+
+    That is other kinds of bodies, of which url-encoded ones are read byte by byte, and text in any codec of Python that
+    the client names: some take minutes for a megabyte, some raise what nobody expects, and unknown names are kept.
+    """
+    got = content_type.partition(";")[0].strip().lower()
+    if got != _MULTIPART:
+        raise refusal(
+            "bad_body",
+            f"the body is of type {got[:_LONGEST_TYPE]!r}, expected {_MULTIPART}; "
+            "send the recordings as its parts named 'file'",
+        )
+    _, parameters = parse_options_header(content_type)
+    if parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        raise refusal("bad_body", "the form names a charset, which forms have none of; leave it out and send UTF-8")
+    return parameters.get(b"boundary", b"")
+
+
+async def _bounded(chunks: AsyncGenerator[bytes, None], boundary: bytes) -> AsyncGenerator[bytes, None]:
+    """Hand on a form unless its boundary stands in it more often than between parts, or with white space after it.
+
+    The framework goes through such places byte by byte: a form full of them takes it half a minute.
+    """
+    delimiter, tail, n_found = b"\r\n--" + boundary, b"", 0
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            seen = tail + chunk
+            n_found += seen.count(delimiter) - tail.count(delimiter)
+            if n_found > _MOST_BOUNDARIES or delimiter + b" " in seen or delimiter + b"\t" in seen:
+                raise MultiPartException(
+                    f"The form has more than {_MOST_BOUNDARIES} parts, or its boundary stands inside one; "
+                    "send at most two recordings, and choose a random boundary."
+                )
+            tail = seen[-len(delimiter) :]
+            yield chunk
 
 
 class SealedRoute(APIRoute):

@@ -79,13 +79,14 @@ class Vault:
     Raises
     ------
     ValueError
-        If the master key is none, or others may read it.
+        If the master key is none, others may read it, or the folder was made with another one.
     """
 
     def __init__(self, master_key_file: str | Path, folder: str | Path) -> None:
         self._master = _read_master_key(Path(master_key_file))
         self._folder = Path(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_master(master_key_file)
         self._shred()
 
     def cipher(self, person: str, *, create: bool = True) -> PersonCipher:
@@ -104,7 +105,7 @@ class Vault:
         while True:
             wrapped = self._wrapped(path, create=create)
             try:
-                key = AESGCM(self._master).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], path.name.encode())
+                key = self._unwrap(path, wrapped)
             except (InvalidTag, ValueError):
                 if wrapped != damaged:
                     damaged = wrapped  # it may have been overwritten while it was read, then there is another or none
@@ -127,6 +128,27 @@ class Vault:
             found = False
         self._shred()
         return found
+
+    def _check_master(self, master_key_file: str | Path) -> None:
+        """Refuse a master key that opens none of the keys: all people would seem to have been forgotten."""
+        stored = list(self._folder.glob("*.key"))
+        if stored and not any(map(self._opens, stored)):
+            raise ValueError(
+                f"the master key {master_key_file} opens none of the {len(stored)} keys in {self._folder}; give the "
+                "one that they were made with, or another folder"
+            )
+
+    def _opens(self, path: Path) -> bool:
+        try:
+            self._unwrap(path, path.read_bytes())
+        except (InvalidTag, ValueError):
+            return False
+        except FileNotFoundError:  # destroyed just now, by a process that knows its name
+            return True
+        return True
+
+    def _unwrap(self, path: Path, wrapped: bytes) -> bytes:
+        return AESGCM(self._master).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], path.name.encode())
 
     def _shred(self) -> None:
         """Overwrite and remove the keys that were put aside, by this process, another, or one that crashed on it."""

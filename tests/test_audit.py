@@ -74,7 +74,11 @@ def test_every_single_edit_is_found(tmp_path: Path, key: bytes | None) -> None:
         head.write_bytes(was[:at] + bytes([was[at] ^ 1]) + was[at + 1 :])
         assert verify(path, key).fault
     head.unlink()
-    assert verify(path, key).fault
+    for n_left in range(1, 13):
+        path.write_bytes(b"".join(content.splitlines(keepends=True)[:n_left]))
+        assert "head is gone" in verify(path, key).fault
+        with pytest.raises(ValueError, match="head is gone"):
+            AuditLog(path, key=key).append({"who": "anybody"})
 
 
 def test_with_a_key_the_log_cannot_be_made_anew(tmp_path: Path) -> None:
@@ -127,6 +131,24 @@ def test_a_record_that_a_crash_cut_short_is_taken_away(tmp_path: Path) -> None:
     log.append({"who": "after the crash"})
     report = verify(path)
     assert (report.last, report.fault) == (4, "")
+
+
+def test_a_crash_between_a_record_and_the_head_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    write_head = AuditLog._write_head
+
+    def crash(log: AuditLog, n: int, digest: str) -> None:
+        if n:
+            raise KeyboardInterrupt
+        write_head(log, n, digest)
+
+    for n in (1, 3):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(AuditLog, "_write_head", crash)
+            write(path, 1, KEY)
+        assert (verify(path, KEY).last, verify(path, KEY).fault) == (n, "")
+        write(path, 1, KEY)
+    assert (verify(path, KEY).last, verify(path, KEY).fault) == (4, "")
 
 
 def test_missing_records_stop_the_log(tmp_path: Path) -> None:

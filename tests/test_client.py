@@ -213,6 +213,22 @@ def test_a_busy_service_is_asked_again_after_the_seconds_it_names(kind: str, str
         assert n_asked == 2 and 2.0 <= time.monotonic() - started < 20.0
 
 
+@pytest.mark.parametrize("job_id", ["../me", "../../v1/me", "..%2Fme", "a?b", "a#b", "\u00e9/.."])
+def test_whatever_is_given_as_an_id_reaches_no_other_address(client: PhospheneClient, job_id: str) -> None:
+    kept = client.submit(make_epochs().to_bytes()).id
+    client.cancel(job_id)  # as good as erased: there is no such job
+    with pytest.raises(httpx.HTTPStatusError, match="not_found"):
+        client.job(job_id)
+    assert client.job(kept).id == kept
+
+
+@pytest.mark.parametrize("kind", sorted(CLIENTS))
+def test_a_key_as_it_stands_in_a_file_is_sent_without_the_end_of_its_line(kind: str) -> None:
+    client = CLIENTS[kind]("http://planted", api_key="phk_1\n")
+    inner = client if kind == "sync" else client._client
+    assert inner._http.headers["authorization"] == "Bearer phk_1"
+
+
 @pytest.mark.parametrize("kind", sorted(CLIENTS))
 def test_a_job_whose_answer_was_lost_is_handed_in_once(kind: str) -> None:
     seen: list[str] = []

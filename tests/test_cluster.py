@@ -136,6 +136,19 @@ def test_what_ray_has_no_room_for_goes_to_memory_when_jobs_are_encrypted(
     assert not list(memory.iterdir()), "what was spilled is still there"
 
 
+def test_what_clients_send_is_no_order_to_the_proxy(url: str) -> None:
+    """Ray Serve takes some from headers, and fails with status 500 if they are no UTF-8."""
+    with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as http:
+        for name in ("serve_multiplexed_model_id", "x-session-id", "x-request-id", "x-request-timeout-seconds",
+                     "x-request-disconnect-disabled"):  # fmt: skip
+            for value in (b"\xff", b"0.001"):
+                answer = http.get("/v1/bundles", headers=[(name.encode(), value)])
+                assert answer.status_code == 200, (name, value, answer.text)
+        answer = http.get("/-/routes")
+        assert answer.status_code == 404 and answer.json()["code"] == "not_found"
+        assert http.get("/-/healthz").status_code == 200
+
+
 def test_same_seed_same_pictures(client: PhospheneClient) -> None:
     content = tiny_recording("eeg", 2).to_bytes()
     first, again, other = (

@@ -178,6 +178,28 @@ def test_only_the_proxy_tells_how_many_it_refused() -> None:
     run(scene)
 
 
+def test_nobody_gives_orders_to_the_proxy_or_asks_it_for_its_routes() -> None:
+    orders = ["Serve-Multiplexed-Model-Id", "serve_multiplexed_model_id", "X-Session-Id", "x_session_id"]
+    orders += ["x-request-timeout-seconds", "X-Request-Disconnect-Disabled", "x_request-timeout_seconds"]
+    sent: Headers = [(one.encode(), value) for one in orders for value in (b"1", b"?1", b"\xff")]
+    names: Headers = [(b"x-request-id", b"one-2.3"), (b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")]
+    bad: Headers = [(name, value) for name, _ in names for value in (b"\xff", b"", b"a b", b"a" * 129)]
+    others: Headers = [(b"accept", b"\xff"), (b"x-request-idle", b"a b")]
+    seen: list[tuple[str, Headers]] = []
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["path"], scope["headers"]))
+
+    async def whole() -> None:
+        for kind in ("http", "websocket"):
+            for path in ("/-/routes", "/-/healthz", "/v1/stream"):
+                scope = {"type": kind, "method": "GET", "path": path, "headers": [*sent, *names, *bad, *others]}
+                await EarlyRefusal(inside)(scope, _nothing, _drop)
+
+    asyncio.run(whole())
+    assert seen == [(path, [*names, *others]) for path in ("/-/routes/", "/-/healthz", "/v1/stream")] * 2
+
+
 def test_ray_serve_is_given_the_middleware_by_its_name_and_its_server_logs_no_frames(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -319,6 +319,14 @@ def test_one_owner_holds_a_part_of_the_streams_and_without_keys_all(tmp_path: Pa
             await anext(streams[-1])
         return n
 
+    async def together(owner: str, n: int) -> int:
+        """Ask for `n` streams at once and read none; return how many were let in."""
+        job_id = (await desk.submit(GenerationFields(), [b"x"], bundle="fake-1", owner=owner, key=None)).job.id
+        state = {"caller": replace(NOBODY, owner=owner), "still_allowed": lambda: None}
+        asked = [counter.follow(Request({"type": "http", "headers": [], "state": state}), job_id) for _ in range(n)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return sum(isinstance(answer, StreamingResponse) for answer in answers)
+
     async def run() -> None:
         assert [await follow("anna", 24), await follow("olga", 24), await follow("", 24)] == [6, 6, 12]
         assert await follow("carla", 1) == 0
@@ -327,6 +335,9 @@ def test_one_owner_holds_a_part_of_the_streams_and_without_keys_all(tmp_path: Pa
         for stream in streams:
             await stream.aclose()
         assert await follow("", 25) == 24
+        for stream in streams:
+            await stream.aclose()
+        assert await together("anna", 30) == 6
 
     streams: list[Any] = []
     asyncio.run(run())

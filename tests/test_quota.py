@@ -1,5 +1,8 @@
 """Quotas: counted per name and window, shared through a file, free again when the window ends."""
 
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,25 @@ def test_a_file_is_shared_and_outlives_the_process(tmp_path: Path) -> None:
     first.close()
     second.close()
     assert QuotaCounter(str(tmp_path / "quota.sqlite")).spend("a", DAY_S, 3) > 0
+
+
+def test_a_file_that_somebody_has_locked_holds_nobody_up_for_long(tmp_path: Path) -> None:
+    """The service counts in its event loop: while a count waits, nobody is answered, health checks neither."""
+    counter = QuotaCounter(str(tmp_path / "quota.sqlite"))
+    with closing(sqlite3.connect(tmp_path / "quota.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        for _ in range(10):
+            with pytest.raises(sqlite3.Error):
+                counter.spend("a", DAY_S, 3)
+        assert time.monotonic() - started < 1.0
+        other.execute("COMMIT")
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        try:
+            assert counter.spend("a", DAY_S, 1) == 0
+            break
+        except sqlite3.Error:
+            time.sleep(0.1)
+    assert counter.spend("a", DAY_S, 1) > 0
+    counter.close()

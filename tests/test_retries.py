@@ -1,6 +1,8 @@
 """Requests are sent again when that helps, and not when it could do harm; the same in an event loop."""
 
 import asyncio
+import time
+from email.utils import formatdate
 
 import httpx
 import pytest
@@ -48,6 +50,25 @@ def test_the_service_says_how_long_to_wait() -> None:
     response, pauses, n_sent = run(LATER, LATER, ANSWER)
     assert response is ANSWER and n_sent == 3
     assert all(7.0 <= pause <= 8.4 for pause in pauses)
+
+
+@pytest.mark.parametrize(("seconds_away", "least"), [(20, 18.0), (-600, 0.5)])
+def test_the_time_to_come_again_may_be_a_date(seconds_away: int, least: float) -> None:
+    later = httpx.Response(429, headers={"Retry-After": formatdate(time.time() + seconds_away, usegmt=True)})
+    response, (pause,), _ = run(later, ANSWER)
+    assert response is ANSWER and least <= pause <= 25.0
+
+
+@pytest.mark.parametrize("told", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "soon", "\u00b2", ""])
+def test_a_refusal_for_long_and_one_of_unknown_length_are_returned_at_once(told: str) -> None:
+    later = httpx.Response(429, headers={"Retry-After": told.encode("latin-1")})
+    assert run(later, ANSWER)[0] is later
+
+
+@pytest.mark.parametrize("error", [httpx.LocalProtocolError("illegal header"), httpx.UnsupportedProtocol("no http://")])
+def test_what_can_never_be_sent_is_not_tried_again(error: httpx.TransportError) -> None:
+    with pytest.raises(type(error)):
+        run(error, ANSWER, repeatable=True)
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500, 503])

@@ -6,11 +6,11 @@ import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI, Form, UploadFile
 
 from serving import sealed_uploads
 from serving.problems import add_handlers
@@ -73,6 +73,78 @@ def test_a_form_gives_its_files_back_and_leaves_no_readable_byte_on_the_disk() -
     )
     assert not any(CANARY in content for content in files)
     assert not any(len(content) > 1 << 20 for content in on_disk()), "it is removed with the request"
+
+
+@pytest.mark.parametrize(
+    ("content", "taken"),
+    [
+        (b"\r\n--bound" * 20_000, True),
+        (b"\r\n--boundaryX" * 90, True),
+        (b"\r\n--boundaryX" * 20_000, False),
+        (b"\r\n--boundary\rX" * 20_000, False),
+        (b"x\r\n--boundary" + b" " * 100_000 + b"\r\n", False),
+        (b"x\r\n--boundary\t\r\n", False),
+    ],
+    ids=["too short", "few", "many", "many with CR", "spaces", "a tab"],
+)
+@pytest.mark.parametrize("chunk", [1001, 7, 1 << 20])
+def test_a_boundary_where_no_part_ends_is_not_gone_through_byte_by_byte(
+    content: bytes, taken: bool, chunk: int
+) -> None:
+    """Half a minute for 60 MB."""
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    add_handlers(app, lambda code: None)
+
+    @app.post("/")
+    async def take(file: UploadFile) -> str:
+        return (await file.read()).hex()
+
+    content = content if chunk > 7 else content[:5000]
+    head = b'--boundary\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    form = head + content + b"\r\n--boundary--\r\n"
+
+    async def body() -> AsyncIterator[bytes]:
+        for start in range(0, len(form), chunk):
+            yield form[start : start + chunk]
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post(
+                "/", content=body(), headers={"content-type": "multipart/form-data; boundary=boundary"}
+            )
+
+    answer = asyncio.run(post())
+    if taken:
+        assert answer.json() == content.hex()
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_body")
+
+
+@pytest.mark.parametrize(
+    ("charset", "taken"),
+    [("utf-8", True), ('"UTF8"', True), ("undefined", False), ("punycode", False), ("unicode_escape", False)],
+)
+def test_the_text_of_a_form_is_in_utf_8_and_not_in_a_codec_that_the_client_names(charset: str, taken: bool) -> None:
+    """Punycode takes minutes for a megabyte, while nobody else is answered; undefined only fails."""
+    app = FastAPI()
+    app.router.route_class = SealedRoute
+    add_handlers(app, lambda code: None)
+
+    @app.post("/")
+    async def take(subject: Annotated[str, Form()]) -> str:
+        return subject
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+            text = "a" * 20_000 + "-" + "a" * 20_000
+            body = f'--b\r\nContent-Disposition: form-data; name="subject"\r\n\r\n{text}\r\n--b--\r\n'
+            return await client.post("/", content=body.encode(), headers=headers)
+
+    answer = asyncio.run(post())
+    assert answer.status_code == 200 if taken else (answer.status_code, answer.json()["code"]) == (400, "bad_body")
 
 
 @pytest.mark.parametrize("sent_as", ["application/x-www-form-urlencoded", "application/json", "multipart/mixed", ""])

@@ -54,6 +54,18 @@ def test_with_the_key_destroyed_nothing_can_be_read(vault: Vault, tmp_path: Path
         vault.cipher("lab/anna").decrypt(blob, context="c")
 
 
+def test_another_master_key_is_refused_and_nothing_is_taken_for_destroyed(vault: Vault, tmp_path: Path) -> None:
+    new_master_key(tmp_path / "other.key")
+    assert Vault(tmp_path / "other.key", tmp_path / "keys") is not None, "no key yet, so any master key will do"
+    blob = vault.cipher("lab/anna").encrypt(CANARY, context="c")
+    vault.cipher("lab/ben")
+    with pytest.raises(ValueError, match="opens none of the 2 keys"):
+        Vault(tmp_path / "other.key", tmp_path / "keys")
+    vault._path("lab/ben").write_bytes(b"damaged")  # one of them is no sign of another master key
+    again = Vault(tmp_path / "master.key", tmp_path / "keys")
+    assert again.cipher("lab/anna", create=False).decrypt(blob, context="c") == CANARY
+
+
 def test_a_key_that_is_destroyed_just_now_is_made_again(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     old = vault.cipher("lab/anna")
     met: list[PersonCipher] = []
@@ -128,7 +140,7 @@ def test_keys_of_people_are_encrypted_and_their_files_name_nobody(vault: Vault, 
     assert "canary" not in stored.name and cipher.key not in stored.read_bytes()
     assert cipher.key.hex() not in repr(cipher) and str(cipher.key) not in repr(cipher)
     new_master_key(tmp_path / "other.key")
-    other = Vault(tmp_path / "other.key", tmp_path / "keys")
+    other = Vault(tmp_path / "other.key", tmp_path / "others")
     assert other.cipher("canary/subject") != cipher
     stored.write_bytes(stored.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
