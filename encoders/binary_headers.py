@@ -4,12 +4,15 @@ import struct
 from pathlib import Path
 
 import mne
+import numpy as np
 
 from encoders.epochs import EpochsMismatch
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 _ENTRY = struct.Struct("<I3i")
 _MAX_ENTRIES = 64
+MAX_EGI_EVENTS, MAX_EGI_KINDS = 30_000, 256
+_BLOCK = 4096
 _EGI_HEAD = struct.Struct(">i6hi5hih")
 _EGI_SAMPLE_BYTES = {2: 2, 4: 4, 6: 8}
 
@@ -59,4 +62,20 @@ def read_egi_raw(path: Path) -> "mne.io.BaseRaw":
             f"the EGI file announces {n_samples} samples of {n_channels} channels and {n_events} events, which do not "
             f"fit its {size} bytes; copy it again"
         )
+    _check_egi_events(path, fields[0], n_channels, n_samples, n_events)
     return mne.io.read_raw_egi(path, verbose="error")
+
+
+def _check_egi_events(path: Path, version: int, n_channels: int, n_samples: int, n_events: int) -> None:
+    """Count the events, which stand behind the channels of every sample: each becomes an annotation."""
+    kind = np.dtype(f">{'i' if version == 2 else 'f'}{_EGI_SAMPLE_BYTES[version]}")
+    start = _EGI_HEAD.size + 4 * n_events
+    if start + kind.itemsize * n_samples * (n_channels + n_events) > path.stat().st_size:
+        raise EpochsMismatch("the EGI file is cut short; copy it again")
+    table = np.memmap(path, kind, "r", offset=start, shape=(n_samples, n_channels + n_events))
+    n_found = sum(int(np.count_nonzero(table[at : at + _BLOCK, n_channels:])) for at in range(0, n_samples, _BLOCK))
+    if n_events > MAX_EGI_KINDS or n_found > MAX_EGI_EVENTS:
+        raise EpochsMismatch(
+            f"the EGI file holds {n_found} events of {n_events} kinds, at most {MAX_EGI_EVENTS} of {MAX_EGI_KINDS} "
+            "are read; send a part of the recording"
+        )

@@ -16,6 +16,7 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_MARKER_BYTES = 16 << 20
 _CODEPAGES = {"utf-8", "utf8", "ansi", "cp1252", "windows-1252", "ascii", "us-ascii", "latin-1", "iso-8859-1"}
 MAX_LINES = 30_000
+MAX_SAMPLE_LINES = 500_000
 MAX_LINE_BYTES = 10_000
 # any space within a line, as the reader's own parser leaves out around a name
 _SPACE = r"[^\S\n]*"
@@ -79,6 +80,12 @@ def _check_data(header: str, data: Path, n_channels: int) -> None:
         raise EpochsMismatch("the data file is empty; send the recording's own data file")
     formats = [text.upper() for text in _values(header, "BinaryFormat")]
     if "ASCII" in (text.upper() for text in _values(header, "DataFormat")):
+        with data.open("rb") as file:
+            n_lines = sum(1 for _ in file)
+        if n_lines > MAX_SAMPLE_LINES:
+            raise EpochsMismatch(
+                f"the data file has {n_lines} lines of text, at most {MAX_SAMPLE_LINES} are read; export it as binary"
+            )
         return
     unknown = [text for text in formats if text not in _SAMPLE_BYTES]
     if unknown or not formats:

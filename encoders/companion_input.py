@@ -19,6 +19,8 @@ from encoders.hdf5_structure import check_hdf5
 from encoders.matlab_structure import HDF5_SIGNATURE, VERSION_73, check_matlab5
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
+MAX_UNNAMED = 3000
+
 
 def read_brainvision(path: Path) -> "mne.io.BaseRaw":
     """Read a BrainVision header with the data and marker files that it names."""
@@ -45,9 +47,23 @@ def read_eeglab(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
         raise EpochsMismatch("the MATLAB file holds no EEG structure of EEGLAB; save one dataset with pop_saveset")
     n_trials = _check_counts(path, eeg)
     if n_trials > 1:
-        epochs = SignalEpochs.from_mne(mne.read_epochs_eeglab(path, verbose="warning"))
-        return replace(epochs, stimulus=_locking_events(eeg.get("epoch"), epochs.n_epochs) or epochs.stimulus)
-    return mne.io.read_raw_eeglab(path, verbose="warning")
+        return _read_epochs(path, n_trials, eeg.get("epoch", ()))
+    # without preload the reader reads the whole file four times
+    return mne.io.read_raw_eeglab(path, preload=True, verbose="warning")
+
+
+def _read_epochs(path: Path, n_trials: int, table: object) -> SignalEpochs:
+    names = _locking_events(table, n_trials)
+    if not names and np.size(np.asarray(table, dtype=object)) and n_trials > MAX_UNNAMED:
+        raise EpochsMismatch(
+            f"the data set has {n_trials} epochs and does not say at which event each is locked, at most "
+            f"{MAX_UNNAMED} such are read; save them in several files"
+        )
+    # with names of its own, the reader is spared its own search, in the square of the number of epochs
+    events = np.column_stack([np.arange(n_trials), np.zeros(n_trials, int), np.ones(n_trials, int)])
+    own: dict[str, Any] = {"events": events, "event_id": {"epoch": 1}} if names else {}
+    epochs = SignalEpochs.from_mne(mne.read_epochs_eeglab(path, **own, verbose="warning"))
+    return replace(epochs, stimulus=names or epochs.stimulus)
 
 
 def _check_counts(path: Path, eeg: dict[str, Any]) -> int:

@@ -13,7 +13,9 @@ from encoders.modality import CHANNEL_KINDS
 from encoders.resample import FIR, HAMMING_WIDTH
 
 MAX_BYTES = 2 * 1024**3
+MAX_GAPS = 200
 _NOT_AN_ONSET = re.compile(r"(?i)^\s*(bad|edge|boundary|new segment|recording (starts|ends)|start recording|sync)")
+_GAP = re.compile(r"(?i)edge|bad_acq_skip")
 _STIMULUS = re.compile(r"(?i)^stimulus/")
 _COMMENT = re.compile(r"(?i)^comment/")
 _TRIGGER_MASK = 0xFFFF
@@ -27,6 +29,7 @@ def cut_epochs(
     tmax: float,
     l_freq: float | None,
     h_freq: float | None,
+    max_onsets: int | None = None,
 ) -> SignalEpochs:
     """Band-pass a continuous recording and cut it.
 
@@ -42,13 +45,22 @@ def cut_epochs(
     l_freq, h_freq : float or None
         Pass band in Hz, applied to the continuous data. An edge that the recording cannot carry
         (a high-pass longer than the recording, a low-pass above its Nyquist frequency) is left out.
+    max_onsets : int or None
+        Recordings with more onsets are refused before they are cut, which takes its time for each.
 
     Raises
     ------
     EpochsMismatch
-        If there are no onsets, no epoch fits, or the recording is too large.
+        If there are no onsets or too many, no epoch fits, or the recording is too large.
     """
     events, event_id = _given_events(raw, onsets, tmin, tmax) if onsets is not None else found_events(raw)
+    if max_onsets is not None and len(events) > max_onsets:
+        raise EpochsMismatch(
+            f"the recording holds {len(events)} onsets, at most {max_onsets} are cut; send it in several files, or "
+            "give the onsets of some",
+            too_many=True,
+        )
+    _check_gaps(raw)
     picks = signal_channels(raw)
     n_samples = round((tmax - tmin) * raw.info["sfreq"]) + 1
     _check_size("the recording", len(picks) * len(raw.times))
@@ -76,6 +88,13 @@ def cut_epochs(
             f"{raw.times[-1]:.1f} s; send a longer recording or other onsets"
         )
     return SignalEpochs.from_mne(epochs)
+
+
+def _check_gaps(raw: "mne.io.BaseRaw") -> None:
+    """Refuse many gaps: what lies between two is filtered on its own."""
+    n_gaps = sum(bool(_GAP.match(str(text))) for text in raw.annotations.description)
+    if n_gaps > MAX_GAPS:
+        raise EpochsMismatch(f"the recording has {n_gaps} gaps, at most {MAX_GAPS} are filtered around; send a part")
 
 
 def _given_events(

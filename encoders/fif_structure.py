@@ -13,11 +13,16 @@ from typing import IO
 from encoders.epochs import EpochsMismatch
 from encoders.recording_bounds import MAX_CHANNELS, MAX_SFREQ
 
-MAX_TAGS = 1_000_000
+MAX_TAGS = 300_000
+# MNE opens the file anew for every average, and walks all of its tags then.
+MAX_TAGS_OF_AVERAGES = 300_000
+MAX_NOTES = 20_000
 MAX_DEPTH = 24
 _HEAD = struct.Struct(">4i")
 _FILE_ID, _DIRECTORY_AT, _DIRECTORY, _START, _END, _ROLE = 100, 101, 102, 104, 105, 115
 _N_CHANNELS, _CHANNEL, _SFREQ, _SKIP = 200, 203, 201, 301
+_AVERAGE = 104  # a block
+_ONSETS = 3568  # of annotations, or the one start of a baseline
 _PREVIOUS_FILE, _NEXT_FILE = 1, 2
 _FILE_NUMBER, _FILE_NAME = 117, 118
 _CHANNEL_BYTES = 96
@@ -36,6 +41,7 @@ class _Seen:
 
     tags: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     blocks: set[int] = field(default_factory=set)
+    n_averages: int = 0
     depth: int = 0
     directory_at: int = -1
     role: int = 0
@@ -59,6 +65,11 @@ def blocks_of(path: Path) -> set[int]:
         if seen.directory_at > 0 and seen.directory_at not in seen.tags:
             _tag(file, seen.directory_at, size, seen)  # it often stands behind the tag that says it is the last
         _check_directory(file, seen)
+    if seen.n_averages * len(seen.tags) > MAX_TAGS_OF_AVERAGES:
+        raise EpochsMismatch(
+            f"the FIF file holds {seen.n_averages} averages in {len(seen.tags)} tags, too many to read in time; save "
+            "them in several files, or as epochs"
+        )
     return seen.blocks
 
 
@@ -75,6 +86,8 @@ def _tag(file: IO[bytes], position: int, size: int, seen: _Seen) -> int:
     if length < 0 or end > size or (following > 0 and not end <= following <= size):
         raise EpochsMismatch(_DAMAGED)
     seen.tags[position] = (kind, type_, length)
+    if kind == _ONSETS and length > MAX_NOTES * _ELEMENT_BYTES.get(type_, 1):
+        raise EpochsMismatch(f"the FIF file has more than {MAX_NOTES} annotations; save it with those of stimuli alone")
     if kind in _LOOKED_AT:
         _check_value(file, kind, type_, length, seen)
     if type_ & 0x7FFF0000:
@@ -102,6 +115,7 @@ def _check_value(file: IO[bytes], kind: int, type_: int, length: int, seen: _See
     (value,) = struct.unpack(">i", raw)
     if kind == _START:
         seen.blocks.add(value)
+        seen.n_averages += value == _AVERAGE
         seen.depth += 1
         seen.role = 0
     elif kind == _END:

@@ -16,15 +16,18 @@ import mne
 import numpy as np
 
 from encoders.bti_header import check_bti
+from encoders.ctf_companions import check_ctf_companions
 from encoders.epochs import EpochsMismatch
 from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_rate
 
 MAX_XML_BYTES = 16 << 20
 MAX_BLOCKS = 200_000
+MAX_EVENTS, MAX_KINDS = 10_000, 1000
 _CTF_COUNTS, _CTF_RATE, _CTF_TRIALS = 1288, 1296, 1312
 _BTI_CONFIG = re.compile(r"(?i)config([_.-].*)?")
 _BTI_HEAD_SHAPE = re.compile(r"(?i)(hs_file|hs)([_.-].*)?")
+_CODE = re.compile(rb"code[^>]{0,99}>(.{0,200}?)</", re.DOTALL)
 _SIGNAL_NAME, _INFO_NAME = "signal1.bin", "info.xml"
 
 
@@ -63,6 +66,7 @@ def read_ctf(path: Path) -> "mne.io.BaseRaw":
             f"the CTF data (.meg4) holds {max(n_bytes, 0)} bytes, expected {4 * n_channels * n_samples} for each of "
             f"{n_trials} trials; pack the whole .ds folder"
         )
+    check_ctf_companions(path.parent)
     with _folder("recording.ds", _renamed(path.parent, path.stem, "recording")) as folder:
         return mne.io.read_raw_ctf(folder, preload=True, verbose="error")
 
@@ -88,6 +92,7 @@ def read_bti(path: Path) -> "mne.io.BaseRaw":
 
 def read_mff(path: Path) -> "mne.io.BaseRaw":
     """Read the folder around an MFF ``signal1.bin``."""
+    _check_events([file.read_bytes() for file in path.parent.iterdir() if file.name.startswith("Events")])
     for file in path.parent.iterdir():
         if file.suffix.lower() == ".xml":
             _check_xml(file)
@@ -111,6 +116,16 @@ def _check_xml(path: Path) -> None:
         raise EpochsMismatch(f"an XML file of the recording has more than {MAX_XML_BYTES} bytes; export it again")
     if not is_plain_xml(path.read_bytes()):
         raise EpochsMismatch("an XML file of the recording declares entities or is not UTF-8; export it again")
+
+
+def _check_events(tracks: Sequence[bytes]) -> None:
+    """Bound the events and their kinds: the reader goes through all events for every kind."""
+    n_words = sum(track.count(b"event") for track in tracks)  # at least one in each
+    kinds = {code for track in tracks for code in _CODE.findall(track)}
+    if n_words > 3 * MAX_EVENTS or len(kinds) > MAX_KINDS:
+        raise EpochsMismatch(
+            f"the .mff folder has more than {MAX_EVENTS} events or {MAX_KINDS} kinds of them; send a part of it"
+        )
 
 
 def _check_signal(path: Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from encoders.epochs import EpochsMismatch
 from encoders.matlab_structure import VERSION_73
 
-MAX_OBJECTS = 100_000
+MAX_OBJECTS = 10_000
+MAX_LETTERS = 300_000
 MAX_DEPTH = 24
-MAX_EXPANDED = 1_000_000
+MAX_EXPANDED = 20_000
 MAX_STORED_BYTES = 1 << 30
 MAX_RATIO = 200
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -59,6 +60,7 @@ class _Walk:
         self._file = file
         self._seen: set[int] = set()
         self._n_bytes = 0
+        self._n_letters = 0
         self._points: dict[int, list[int]] = {}
 
     def check(self) -> None:
@@ -105,6 +107,11 @@ class _Walk:
         stored = data.id.get_storage_size()
         if self._n_bytes > MAX_STORED_BYTES or n_bytes > MAX_RATIO * stored + (1 << 24):
             raise EpochsMismatch("the HDF5 file announces far more data than it stores; cut the recording shorter")
+        # readers make text of numbers one by one
+        if bytes(data.attrs.get("MATLAB_class", b"")) == b"char":
+            self._n_letters += math.prod(data.shape or (0,))
+        if self._n_letters > MAX_LETTERS:
+            raise EpochsMismatch(f"the HDF5 file holds more than {MAX_LETTERS} letters of text; remove EEG.history")
         if data.dtype.kind == "O":
             if h5py.check_ref_dtype(data.dtype) is not h5py.Reference:
                 raise EpochsMismatch("the HDF5 file holds values of variable length; save it with MATLAB's -v7.3")
@@ -122,22 +129,23 @@ class _Walk:
         """Refuse references that lead round, and those that make a small file a large tree."""
         sizes: dict[int, int] = {}
         for start in self._points:
-            trail, open_ = [start], {start}
+            trail, open_ = [(start, iter(self._points[start]))], {start}
             while trail:
-                top = trail[-1]
-                left = [target for target in self._points.get(top, ()) if target not in sizes]
-                if any(target in open_ for target in left) or len(trail) > 2 * MAX_DEPTH:
+                top, targets = trail[-1]
+                following = next((target for target in targets if target not in sizes), None)
+                if following in open_ or len(trail) > 2 * MAX_DEPTH:
                     raise EpochsMismatch(
                         "the HDF5 file has references that lead round or nest too deep; save again"
                     )
-                if left:
-                    trail.append(left[0])
-                    open_.add(left[0])
+                if following is not None:
+                    trail.append((following, iter(self._points.get(following, ()))))
+                    open_.add(following)
                     continue
                 sizes[top] = 1 + sum(sizes[target] for target in self._points.get(top, ()))
                 if sizes[top] > MAX_EXPANDED:
                     raise EpochsMismatch("the HDF5 file refers to the same values too often; save it again")
-                open_.discard(trail.pop())
+                trail.pop()
+                open_.discard(top)
 
 
 def _address(item: Any) -> int:

@@ -38,6 +38,7 @@ def read_epochs(
     tmax: float = 1.0,
     l_freq: float | None = None,
     h_freq: float | None = None,
+    max_onsets: int | None = None,
 ) -> SignalEpochs:
     """Read a recording.
 
@@ -52,6 +53,8 @@ def read_epochs(
         Epoch limits in seconds for continuous files.
     l_freq, h_freq : float, optional
         Pass band in Hz, applied to continuous files before they are cut.
+    max_onsets : int, optional
+        Continuous files with more onsets are refused.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def read_epochs(
                 raise EpochsMismatch(f"onsets were given, but the {kind} file is already cut; leave onsets out")
             epochs = recording
         else:
-            epochs = cut_epochs(recording, onsets, tmin, tmax, l_freq, h_freq)
+            epochs = cut_epochs(recording, onsets, tmin, tmax, l_freq, h_freq, max_onsets)
         check_bounds(epochs)
         return epochs
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.interpolation import field_products, field_weights, spline_weights
 from encoders.modality import modality_of
+from encoders.quotation import quoted
 
 LayoutName = Literal["things_eeg2_63", "ctf275", "neuromag306"]
 HEAD_CENTRE = (0.0, 0.0, 0.04)
@@ -242,11 +243,12 @@ def _rows_by_layout(epochs: SignalEpochs, layout: SensorLayout) -> dict[str, int
             continue
         if name in rows:
             raise EpochsMismatch(
-                f"channels {epochs.ch_names[rows[name]]!r} and {ch_name!r} both stand for sensor {name}; keep one"
+                f"channels {quoted(epochs.ch_names[rows[name]])} and {quoted(ch_name)} both stand for sensor {name}; "
+                "keep one"
             )
         if ch_type != kind:
             raise EpochsMismatch(
-                f"channel {ch_name!r} has type {ch_type!r}, but sensor {name} of {layout.name} is {kind!r}; "
+                f"channel {quoted(ch_name)} has type {ch_type!r}, but sensor {name} of {layout.name} is {kind!r}; "
                 "correct the channel types"
             )
         rows[name] = i
@@ -257,7 +259,7 @@ def _missing_message(epochs: SignalEpochs, layout: SensorLayout, missing: tuple[
     n_present = layout.n_channels - len(missing)
     needed = int(np.ceil(min_fraction * layout.n_channels))
     listed = ", ".join(missing[:_MAX_LISTED]) + (" ..." if len(missing) > _MAX_LISTED else "")
-    got = ", ".join(epochs.ch_names[:10]) + (" ..." if epochs.n_channels > 10 else "")
+    got = ", ".join(map(quoted, epochs.ch_names[:10])) + (" ..." if epochs.n_channels > 10 else "")
     return (
         f"only {n_present} of the {layout.n_channels} channels of {layout.name} are in the recording, expected at "
         f"least {needed}; missing: {listed}; the recording's {epochs.n_channels} channels are {got}; "

@@ -17,23 +17,33 @@ from encoders.epochs import EpochsMismatch
 from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS
 
-MAX_CHUNKS = 500_000
+MAX_CHUNKS = 100_000
+# pyxdf fits every stretch between two breaks on its own, and every text may be a marker.
+MAX_BREAKS, BREAK_S, BREAK_SAMPLES, MAX_TEXTS = 1000, 1.0, 500, 30_000
 MAX_STREAMS = 64
 MAX_XML_BYTES = 4 << 20
 # LabRecorder measures the clock of a stream every 5 s. A computer that is started again sets its clock anew.
 MAX_CLOCK_OFFSETS, MAX_CLOCK_RESETS, RESET_S = 100_000, 50, 0.5
 _FILE_HEADER, _STREAM_HEADER, _SAMPLES, _CLOCK_OFFSET, _BOUNDARY, _FOOTER = range(1, 7)
 _OF_A_STREAM = (_STREAM_HEADER, _SAMPLES, _CLOCK_OFFSET, _FOOTER)
+_TIME = struct.Struct("<d")
 _ITEM_BYTES = {"int8": 1, "int16": 2, "int32": 4, "int64": 8, "float32": 4, "double64": 8}
 _DAMAGED = "the XDF file is damaged or cut short; copy it again"
 
 
 @dataclass
 class _Stream:
-    """What a stream announced, and the measurements of its clock, s; strings have 0 ``item_bytes``."""
+    """What a stream announced, what was counted, the last time and the measurements of its clock, s.
+
+    Strings have 0 ``item_bytes``.
+    """
 
     n_channels: int
     item_bytes: int
+    break_s: float
+    n_breaks: int = 0
+    n_texts: int = 0
+    last: float = 0.0
     clock: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -50,7 +60,9 @@ def check_chunks(path: Path) -> None:
     while position < len(content):
         n_chunks += 1
         length, position = _length(content, position)
-        if n_chunks > MAX_CHUNKS or length < 2 or position + length > len(content):
+        if n_chunks > MAX_CHUNKS:
+            raise EpochsMismatch(f"the XDF file has more than {MAX_CHUNKS} chunks, which take too long; send a part")
+        if length < 2 or position + length > len(content):
             raise EpochsMismatch(_DAMAGED)
         kind = int.from_bytes(content[position : position + 2], "little")
         _check_chunk(kind, content[position + 2 : position + length], streams)
@@ -95,13 +107,22 @@ def _check_samples(body: bytes, stream: _Stream) -> None:
         n_time = body[position] if position < len(body) else -1
         if n_time not in (0, 8):
             raise EpochsMismatch(_DAMAGED)
+        if n_time and position + 9 <= len(body):
+            (time,) = _TIME.unpack_from(body, position + 1)
+            stream.n_breaks += not abs(time - stream.last) <= stream.break_s
+            stream.last = time
         position += 1 + n_time + stream.n_channels * stream.item_bytes
         if not stream.item_bytes:
+            stream.n_texts += stream.n_channels
             for _ in range(stream.n_channels):
                 length, position = _length(body, position)
                 position += length
     if position != len(body):
         raise EpochsMismatch(_DAMAGED)
+    if stream.n_texts > MAX_TEXTS or stream.n_breaks > MAX_BREAKS:
+        raise EpochsMismatch(
+            f"a stream has more than {MAX_TEXTS} texts or {MAX_BREAKS} breaks in its time; send a part"
+        )
 
 
 def _check_clocks(streams: dict[bytes, _Stream]) -> None:
@@ -152,7 +173,9 @@ def _announced(content: bytes) -> _Stream:
     kind = _only(root, "channel_format")
     if kind not in (*_ITEM_BYTES, "string"):
         raise EpochsMismatch(f"a stream has an unknown format, expected string or one of {', '.join(_ITEM_BYTES)}")
-    return _Stream(count, _ITEM_BYTES.get(kind, 0))
+    # what comes at no rate, such as markers, has no breaks
+    break_s = max(BREAK_S, BREAK_SAMPLES / rate) if rate else math.inf
+    return _Stream(count, _ITEM_BYTES.get(kind, 0), break_s)
 
 
 def _only(root: ElementTree.Element, tag: str) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from encoders.epochs import EpochsMismatch
 from encoders.zip_layout import overlap
 
+# of which some are left out: folders, what an archiver adds, folders within the recording's
+MAX_ENTRIES = 512
 MAX_MEMBERS = 64
 MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200
@@ -46,8 +48,8 @@ def unpack(path: Path, folder: Path) -> list[Path]:
 
 def _checked_members(archive: zipfile.ZipFile, n_bytes: int) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
-    if len(entries) > MAX_MEMBERS:
-        raise EpochsMismatch(f"the zip has {len(entries)} members, at most {MAX_MEMBERS} allowed; send one recording")
+    if len(entries) > MAX_ENTRIES:
+        raise EpochsMismatch(f"the zip has {len(entries)} members, at most {MAX_ENTRIES} allowed; send one recording")
     if overlap(entries, n_bytes):
         raise EpochsMismatch("members of the zip overlap or are larger than the zip; it is damaged, pack it anew")
     unpacked = sum(entry.file_size for entry in entries)
@@ -64,6 +66,8 @@ def _checked_members(archive: zipfile.ZipFile, n_bytes: int) -> dict[str, zipfil
         if name in members:
             raise EpochsMismatch(f"the zip has {name!r} twice, in different folders; pack one recording only")
         members[name] = entry
+    if len(members) > MAX_MEMBERS:
+        raise EpochsMismatch(f"the zip has {len(members)} members that are files, at most {MAX_MEMBERS} allowed; send one recording")
     if not members:
         raise EpochsMismatch("the zip is empty; pack a recording with all of its files")
     return members

@@ -109,7 +109,7 @@ def end_with_client(connection: socket.socket) -> None:
 def rehearse(examples: Path) -> None:
     """Read a cut and a continuous recording, which imports the readers and touches the pages that reading writes to."""
     pack_epochs(read_epochs(examples / "warm.npz"))
-    window = {"tmin": -0.1, "tmax": 0.1, "l_freq": 1.0, "h_freq": 40.0}
+    window: dict[str, Any] = {"tmin": -0.1, "tmax": 0.1, "l_freq": 1.0, "h_freq": 40.0}
     pack_epochs(read_epochs(examples / "warm.edf", onsets=[20.0], **window))
 
 
@@ -148,7 +148,8 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
     """Read the file; return its numbers, or in one sentence why not."""
     window, onsets = request["window"], request["onsets"]
     try:
-        epochs = read_epochs(upload, onsets=onsets, **window)
+        # onsets may lie outside or within bad stretches, so there may be some more than epochs
+        epochs = read_epochs(upload, onsets=onsets, max_onsets=2 * max_epochs, **window)
         if epochs.n_epochs > max_epochs:
             return _refused(
                 "too_many_epochs",
@@ -157,7 +158,8 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
             )
         return _accepted(epochs if request["keep_subject"] else _unnamed(epochs))
     except EpochsMismatch as error:
-        return _refused("epochs_mismatch", str(error).replace(str(upload), "the file"))
+        code = "too_many_epochs" if error.too_many else "epochs_mismatch"
+        return _refused(code, str(error).replace(str(upload), "the file"))
     except MemoryError:
         return _refused("reading_failed", "reading the file needs more memory than allowed; send a shorter recording")
     except Exception as error:

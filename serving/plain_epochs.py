@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from encoders.epochs import EpochsMismatch, SignalEpochs
+from encoders.recording_bounds import check_bounds
 
 MAX_VALUES = 1 << 29
 _TEXTS = ("ch_names", "ch_types", "stimulus")
@@ -51,7 +52,7 @@ def unpack_epochs(head: Mapping[str, Any], body: bytes) -> SignalEpochs:
     subject = head.get("subject")
     if not isinstance(subject, str):
         raise EpochsMismatch("the reader gave a subject that is no text; send the file again")
-    return SignalEpochs(
+    epochs = SignalEpochs(
         data=values[:n_samples].reshape(shape),
         positions=values[n_samples:].reshape(shape[1], 3),
         sfreq=_number(head.get("sfreq"), "sfreq"),
@@ -60,10 +61,12 @@ def unpack_epochs(head: Mapping[str, Any], body: bytes) -> SignalEpochs:
         n_averaged=_integers(head.get("n_averaged"), "n_averaged"),
         **texts,
     )
+    check_bounds(epochs)
+    return epochs
 
 
 def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
         raise EpochsMismatch(f"the reader gave a {name} that is no finite number; send the file again")
     return float(value)
 

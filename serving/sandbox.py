@@ -268,7 +268,7 @@ async def _receive(reader: asyncio.StreamReader, max_bytes: int) -> tuple[dict[s
     try:
         header = json.loads(await reader.readexactly(n_head))
         n_bytes = int(header["n_bytes"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if not 0 <= n_bytes <= max_bytes:
         return {"code": "reading_failed", "detail": "the recording is too large once read; send a shorter one"}, b""

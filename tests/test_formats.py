@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_parts import mff_events
 from hostile_vendors import chunk, hidden_entity
 
 from encoders.epochs import EpochsMismatch
@@ -68,6 +69,12 @@ def test_mff(shared_data: Path, tmp_path: Path) -> None:
         with pytest.raises(EpochsMismatch, match="declares entities"):
             read_epochs(folder_zip(copy, tmp_path / "entities"), **WINDOW)
     (copy / "epochs.xml").write_bytes((folder / "epochs.xml").read_bytes())
+    events = (copy / "Events_User Events.xml").read_bytes()
+    for n, n_kinds in ((40_000, 1), (3000, 2000)):
+        (copy / "Events_User Events.xml").write_bytes(mff_events(n, n_kinds))
+        with pytest.raises(EpochsMismatch, match="events or 1000 kinds"):
+            read_epochs(folder_zip(copy, tmp_path / "events"), **WINDOW)
+    (copy / "Events_User Events.xml").write_bytes(events)
     (copy / "Signal1.BIN").write_bytes((folder / "signal1.bin").read_bytes())
     for name in ("signal1.bin", "signal2.bin"):
         (copy / name).write_bytes((folder / name).read_bytes()[:-400])
@@ -100,6 +107,18 @@ def test_ctf_with_a_real_header(shared_data: Path, tmp_path: Path) -> None:
     (folder / "hz.ds" / "hz.res4").write_bytes(header)  # what the scanner leaves of its head coil measurement
     epochs = read_epochs(folder_zip(folder, tmp_path / "upload"), **WINDOW)
     assert set(epochs.ch_types) >= {"mag"} and epochs.n_channels > 200
+    markers = (folder / "MarkerFile.mrk").read_bytes()
+    for content in (b"", markers[: len(markers) // 2]):
+        (folder / "MarkerFile.mrk").write_bytes(content)
+        with pytest.raises(EpochsMismatch, match="marker file of the CTF folder ends"):
+            read_epochs(folder_zip(folder, tmp_path / "markers"), **WINDOW)
+    (folder / "MarkerFile.mrk").write_bytes(markers)
+    for name in ("person.pos", "BadChannels"):
+        content = (folder / name).read_bytes() if (folder / name).exists() else None
+        (folder / name).write_bytes(b"a 1 2 3\n" * 50_000)
+        with pytest.raises(EpochsMismatch, match="more than 10000 lines"):
+            read_epochs(folder_zip(folder, tmp_path / "lines"), **WINDOW)
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(EpochsMismatch, match=r"CTF data \(.meg4\) holds 0 bytes"):
         read_epochs(folder_zip(source, tmp_path / "empty"), **WINDOW)
     with pytest.raises(EpochsMismatch, match="whole .ds folder"):

@@ -17,6 +17,7 @@ from pathlib import Path
 import hostile_files
 import hostile_headers
 import hostile_matlab
+import hostile_parts
 import hostile_vendors
 import httpx
 import numpy as np
@@ -144,6 +145,7 @@ def corpus(canary: Canary, samples: dict[str, bytes]) -> list[Case]:
         *hostile_vendors.xdf(canary),
         *hostile_vendors.binary(canary),
         *hostile_vendors.folders(canary),
+        *hostile_parts.parts(canary, samples),
     ]
 
 

@@ -294,6 +294,8 @@ def test_who_leaves_is_no_longer_connected_to_the_reader_whatever_was_not_sent_y
         struct.pack("!I", 38) + b'{"code": "ok", "n_bytes": 99999999999}',
         struct.pack("!I", 20) + b'{"code": "ok", "n_by',
         struct.pack("!I", 2) + b"[]",
+        struct.pack("!I", 32) + b'{"code": "ok", "n_bytes": 1e999}',
+        struct.pack("!I", 200_000) + b"[" * 200_000,
         struct.pack("!I", 33) + b'{"code": "own_code", "n_bytes":0}',
         b"",
     ],

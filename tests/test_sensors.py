@@ -234,6 +234,15 @@ def test_two_channels_for_one_sensor_are_refused(names: tuple[str, str]) -> None
         match_channels(epochs, layout)
 
 
+def test_refusals_do_not_repeat_names_that_shout() -> None:
+    layout = standard_layout("things_eeg2_63")
+    shout = 'Traceback: File "/app/x.py", <img src=x>'
+    epochs = replace(smooth_field(layout).pick(["Cz", "O1"]), ch_names=(shout, "O1"))
+    with pytest.raises(EpochsMismatch, match=r"channels are \(text of 40 characters\), 'O1'") as caught:
+        match_channels(epochs, layout)
+    assert "Traceback" not in str(caught.value)
+
+
 def test_a_wrong_channel_type_is_refused() -> None:
     layout = standard_layout("ctf275")
     epochs = replace(smooth_field(layout), ch_types=("eeg",) * 274)

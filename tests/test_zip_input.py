@@ -27,6 +27,16 @@ def test_files_come_out_flat_and_clutter_is_left(tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.rglob("*")) == ["x.fdt", "x.set"]
 
 
+def test_what_is_left_out_is_not_counted(tmp_path: Path) -> None:
+    names = [f"s.ds/{folder}{i}.cfg" for folder in ("", "hz.ds/", "hz2.ds/") for i in range(20)]
+    clutter = [(f"__MACOSX/{name}", b"no") for name in names]
+    (tmp_path / "out").mkdir()
+    files = unpack(zip_of(tmp_path / "a.zip", *((name, b"1") for name in names), *clutter), tmp_path / "out")
+    assert len(files) == 20
+    with pytest.raises(EpochsMismatch, match="65 members that are files, at most 64"):
+        unpack(zip_of(tmp_path / "b.zip", *((f"{i}", b"1") for i in range(65))), tmp_path / "none")
+
+
 def link(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
