@@ -31,7 +31,7 @@ _ROUTE = "/v1/stream"
 _MAX_ANSWER_BYTES = 64 << 20
 _REFUSED = {
     401: "it asks for a key, and was given none that it knows",
-    403: "it needs a key with the scope 'stream', or none from another machine",
+    403: "the key has not the scope 'stream', or the service has no keys and takes in its own machine only",
     429: "the quota is used up",
     503: "it is not ready, or nobody can be let in at the moment; try again",
 }

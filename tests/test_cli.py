@@ -202,6 +202,12 @@ def test_evaluate_prints_the_stored_scores(bundle: Path, capsys: pytest.CaptureF
     assert "chance 0.005" in capsys.readouterr().out
 
 
+def test_simulate_names_what_is_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--scenes", "0"), ("--repetitions", "0"), ("--subject", "9")):
+        assert main(["simulate", "--out", str(tmp_path / "out"), flag, value]) == 2
+        assert f"{flag.removeprefix('--')} is {value}, expected" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_to_write_a_report_of_nothing_measured(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
