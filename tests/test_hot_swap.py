@@ -177,7 +177,7 @@ def test_a_wrong_list_ends_nothing_and_lost_replicas_start_under_it(
     redeploy(settings)
     before = replicas()
     with monkeypatch.context() as patch:
-        patch.setattr("serving.app.find_bundles", lambda folders: ())  # like a `user_config`, which `build` does not see
+        patch.setattr("serving.app.find_bundles", lambda folders: ())  # a `user_config` is not seen by `build`
         redeploy(settings.model_copy(update={"bundle": Path("/" + "x" * 300)}))  # one that cannot even be looked for
     time.sleep(3.0)
     assert replicas() == before
