@@ -31,6 +31,7 @@ from alignment.study_subset import StudySubset, study_subset, training_concepts
 from alignment.train_config import TrainConfig, choose
 from alignment.trials import Report, open_trials, run_trials, trial_table
 from encoders.durable_files import write_atomic
+from encoders.yaml_mapping import read_mapping
 
 if TYPE_CHECKING:
     import optuna
@@ -251,7 +252,7 @@ def _check_batches(config: TrainConfig, settings: SearchConfig, subset: StudySub
 
 def read_settings(path: Path) -> SearchConfig:
     """Read a YAML file of `SearchConfig`."""
-    return SearchConfig.model_validate(yaml.safe_load(path.read_text()))
+    return SearchConfig.model_validate(read_mapping(path))
 
 
 def main() -> None:
@@ -267,7 +268,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("alignment.trials").setLevel(logging.INFO)
-    config = choose(yaml.safe_load(arguments.config.read_text()), modalities=arguments.modality)
+    config = choose(read_mapping(arguments.config), modalities=arguments.modality)
     report = search(
         config, read_settings(arguments.space), arguments.run_dir, arguments.trials, storage=arguments.storage,
         n_check=arguments.check_top, n_seeds=arguments.check_seeds,

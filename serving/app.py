@@ -63,22 +63,28 @@ class ModelReplica(ABC, Generic[Worker]):
     def __init__(self, settings: ServingSettings) -> None:
         listen_on_own_address()
         self._settings = settings
+        self._has_loaded = False
         self._worker_of: WorkerOf[Worker] = serve.multiplexed(
             max_num_models_per_replica=settings.n_models_kept
-        )(keeper(self._load))
+        )(keeper(self._loaded))
         self._default = Default(self._worker_of)
 
     @abstractmethod
     def _load(self, place: BundlePlace) -> Worker:
         """Load the model of a bundle, ready to work."""
 
+    def _loaded(self, place: BundlePlace) -> Worker:
+        worker = self._load(place)
+        self._has_loaded = True
+        return worker
+
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Load the default bundle of a `serving.served_bundles.BundleConfig`."""
         await self._default.change(config)
 
     async def ready(self) -> bool:
-        """Answer, which a replica does once its default bundle is loaded."""
-        return True
+        """Tell whether a bundle was loaded; no replica answers before its default one is, if that is there at all."""
+        return self._has_loaded
 
     async def load(self) -> bool:
         """Load the bundle of the request."""

@@ -42,12 +42,11 @@ def _bundle(arguments: argparse.Namespace) -> int:
 
 
 def _of_run(arguments: argparse.Namespace) -> int:
-    import yaml
-
+    from encoders.yaml_mapping import parse_yaml
     from generation.run_bundle import GalleryRequest, bundle_of_run
 
     _needs(arguments, "--run-dir", ("generator",), ("data", "pictures", "leave_out", "recordings"))
-    space = json.dumps(yaml.safe_load(arguments.space)) if arguments.space else ""
+    space = json.dumps(parse_yaml(arguments.space, "--space")) if arguments.space else ""
     bundle = bundle_of_run(
         arguments.run_dir,
         GalleryRequest(arguments.gallery, space, arguments.cache, arguments.thumb_size),
@@ -60,20 +59,19 @@ def _of_run(arguments: argparse.Namespace) -> int:
 
 
 def _of_study(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from alignment.erp_study import ErpStudyConfig
     from alignment.evaluation_report import figure_line
+    from encoders.yaml_mapping import read_mapping
     from generation.category_bundle import bundle_of_study, person_files
 
     _needs(arguments, "--study", ("data", "pictures"), ("generator", "space"))
     if arguments.recordings is not None and not arguments.leave_out:
         raise ValueError("--recordings writes the epochs of people left out, and nobody is; add --leave-out PERSON")
     bundle, trained = bundle_of_study(
-        ErpStudyConfig.model_validate(yaml.safe_load(arguments.study.read_text())),
+        ErpStudyConfig.model_validate(read_mapping(arguments.study)),
         arguments.data,
         arguments.gallery,
-        yaml.safe_load(arguments.pictures.read_text()),
+        read_mapping(arguments.pictures),
         arguments.out,
         leave_out=arguments.leave_out,
         size=arguments.thumb_size,

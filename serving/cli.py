@@ -25,6 +25,7 @@ ALSO_HELP = (
     "validation pictures), label_free_transductive, csls_transductive (on the evaluated epochs), few_shot (labelled)"
 )
 ENCODER_CONFIG = DEMO_DATA / "encoder.yaml"
+_PARTS = {"jobs": "`jobs: {folder: /srv/jobs}`", "access": "`access: {file: access.yaml}`"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,12 +35,30 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = arguments.run(arguments)
     except (ValueError, OSError) as error:
-        print(f"phosphene {arguments.command}: {error}", file=sys.stderr)
+        print(f"phosphene {arguments.command}: {_in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     assert isinstance(status, int)
     return status
+
+
+def _in_words(error: Exception) -> str:
+    """Say what is wrong; of values that pydantic refused, without its own terms and the address of its pages."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = []
+    for one in error.errors(include_url=False):
+        name = ".".join(map(str, one["loc"]))
+        if one["type"] == "extra_forbidden":
+            faults.append(f"{name} is no setting here; check its spelling")
+            continue
+        said = one["msg"].removeprefix("Value error, ")
+        simple = isinstance(one["input"], str | int | float) and "Value error" not in one["msg"]
+        faults.append(": ".join(filter(None, (name, said))) + (f", got {one['input']!r}" if simple else ""))
+    return "; ".join(faults)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,9 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    serve = _command(commands, "serve", _serve, "start the HTTP service and the web page")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serve = _command(commands, "serve", _serve, "start the HTTP service and the web page", bundle=False)
+    serve.add_argument("--bundle", type=Path, metavar="DIR", help="default: the settings', or the demo")
+    serve.add_argument("--host", help="address to listen on (default: the settings', or 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: the settings', or 8000)")
     serve.add_argument("--access", metavar="FILE", help="ask for keys: the file that `phosphene users` wrote")
     serve.add_argument("--allow-open-network", action="store_true", help="UNSAFE: let other machines in without keys")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML of serving settings; flags win over it")
@@ -164,30 +184,48 @@ def _serve(arguments: argparse.Namespace) -> int:
     from serving.cluster import local_service
     from serving.settings import ServingSettings
 
-    given: dict[str, Any] = {"bundle": arguments.bundle, "host": arguments.host, "port": arguments.port}
-    if arguments.settings is not None:
-        import yaml
-
-        given = (yaml.safe_load(arguments.settings.read_text()) or {}) | given
-    if arguments.more_bundles:
-        given["more_bundles"] = tuple(arguments.more_bundles)
-    if arguments.jobs is not None or "jobs" not in given:
-        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        given["jobs"] = given.get("jobs", {}) | {"folder": str(arguments.jobs or state / "phosphene" / "jobs")}
-    access = {"file": arguments.access, "allow_open_network": arguments.allow_open_network}
-    given["access"] = given.get("access", {}) | {name: value for name, value in access.items() if value}
-    settings = ServingSettings.model_validate(given)
+    settings = ServingSettings.model_validate(_given_settings(arguments))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     _note(f"starting the service with bundle {settings.bundle} (10 to 30 s)")
-    with local_service(settings) as url:
-        if arguments.json:
-            print(json.dumps({"url": url, "bundle": str(settings.bundle)}), flush=True)
-        _note(f"ready: web page {url}/  API {url}/v1/generations  (Ctrl-C ends it)")
-        stop.wait()
-        _note("ending the service")
+    try:
+        with local_service(settings) as url:
+            if arguments.json:
+                print(json.dumps({"url": url, "bundle": str(settings.bundle)}), flush=True)
+            _note(f"ready: web page {url}/  API {url}/v1/generations  (Ctrl-C ends it)")
+            stop.wait()
+            _note("ending the service")
+    except RuntimeError as error:  # what Ray and its replicas say of themselves
+        _note(f"phosphene serve: {error}")
+        return 1
     return 0
+
+
+def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Put the settings of a file and the flags together; what no flag says is left to the file."""
+    from encoders.yaml_mapping import read_mapping
+
+    given: dict[str, Any] = {"bundle": DEMO_BUNDLE}
+    if arguments.settings is not None:
+        given |= read_mapping(arguments.settings)
+    flags = {"bundle": arguments.bundle, "host": arguments.host, "port": arguments.port}
+    flags["more_bundles"] = tuple(arguments.more_bundles) or None
+    given |= {name: value for name, value in flags.items() if value is not None}
+    jobs, access = (_part(given, name) for name in ("jobs", "access"))
+    if arguments.jobs is not None or "jobs" not in given:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        jobs["folder"] = str(arguments.jobs or state / "phosphene" / "jobs")
+    flags = {"file": arguments.access, "allow_open_network": arguments.allow_open_network}
+    access |= {name: value for name, value in flags.items() if value}
+    return given | {"jobs": jobs, "access": access}
+
+
+def _part(given: dict[str, Any], name: str) -> dict[str, Any]:
+    part = given.get(name)
+    if part is not None and not isinstance(part, dict):
+        raise ValueError(f"the setting {name} is {part!r}, expected names and values; for instance {_PARTS[name]}")
+    return dict(part or {})
 
 
 def _decode(arguments: argparse.Namespace) -> int:
@@ -279,13 +317,12 @@ def _encoders(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from alignment.train import report_text, train
     from alignment.train_config import choose
+    from encoders.yaml_mapping import read_mapping
 
     config = choose(
-        yaml.safe_load(arguments.config.read_text()), encoder=arguments.encoder, modalities=arguments.modality,
+        read_mapping(arguments.config), encoder=arguments.encoder, modalities=arguments.modality,
         steps=arguments.steps, seed=arguments.seed, targets=arguments.data / "targets.safetensors",
     )  # fmt: skip
     report = train(config, arguments.run_dir)

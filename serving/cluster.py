@@ -182,6 +182,12 @@ def local_service(settings: ServingSettings) -> Iterator[str]:
         yield url
 
 
+def reason(message: str) -> str:
+    """Give the sentence of a refusal alone, without Ray's traceback around it; of anything else all that is known."""
+    kind, _, sentence = message.strip().rpartition("\n")[2].partition(": ")
+    return sentence if kind.rpartition(".")[2] in ("ValueError", "BundleError", "OSError") else message
+
+
 @contextmanager
 def served(application: "Application", settings: ServingSettings) -> Iterator[str]:
     """Run what `serving.app.build` made on the Ray that this process is connected to; yield its base URL."""
@@ -204,7 +210,7 @@ def served(application: "Application", settings: ServingSettings) -> Iterator[st
             serve.run(application, name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             deployments = serve.status().applications[APPLICATION].deployments
-            reasons = "; ".join(f"{name}: {one.message}" for name, one in deployments.items() if one.message)
+            reasons = "; ".join(f"{name}: {reason(one.message)}" for name, one in deployments.items() if one.message)
             raise RuntimeError(f"the service did not start. {reasons}") from error
         yield f"http://{settings.host}:{settings.port}"
     finally:

@@ -78,17 +78,16 @@ def evaluate_run(run_dir: Path, *, also: Sequence[str], seed: int, as_json: bool
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from encoders.dataset_sources import open_source
     from encoders.store_build import build_store
+    from encoders.yaml_mapping import parse_yaml
 
     options: dict[str, Any] = {}
     for one in arguments.option:
         name, equals, value = one.partition("=")
         if not equals:
             raise ValueError(f"--option {one!r} has no value, expected NAME=VALUE, for example tmax=0.8")
-        options[name] = yaml.safe_load(value)
+        options[name] = parse_yaml(value, f"--option {one!r}")
     source = open_source(arguments.layout, arguments.root, **options)
     settings = json.dumps({"layout": arguments.layout, **options}, sort_keys=True)
     store = build_store(source, arguments.out, n_workers=arguments.workers, progress=True, settings=settings)
@@ -100,13 +99,12 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _features(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from alignment.image_spaces import open_space
     from alignment.shown_pictures import embed_shown
     from alignment.target_table import write_target_table
+    from encoders.yaml_mapping import parse_yaml
 
-    spec = yaml.safe_load(arguments.space)
+    spec = parse_yaml(arguments.space, "--space")
     table = embed_shown(open_space(spec), arguments.images, arguments.store, arguments.cache, progress=True)
     table = dataclasses.replace(table, spec=json.dumps(spec))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,13 +114,12 @@ def _features(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from alignment.recorded_sources import prepare
     from alignment.train_config import choose
+    from encoders.yaml_mapping import read_mapping
 
     config = choose(
-        yaml.safe_load(arguments.config.read_text()), modalities=arguments.modality, subjects=arguments.subject,
+        read_mapping(arguments.config), modalities=arguments.modality, subjects=arguments.subject,
         held_out=arguments.held_out,
     )  # fmt: skip
     folder, splits = prepare(config, n_workers=arguments.workers, progress=True)
@@ -132,12 +129,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from alignment.search import read_settings, search, search_text
     from alignment.train_config import choose
+    from encoders.yaml_mapping import read_mapping
 
-    config = choose(yaml.safe_load(arguments.config.read_text()), modalities=arguments.modality)
+    config = choose(read_mapping(arguments.config), modalities=arguments.modality)
     report = search(
         config, read_settings(arguments.space), arguments.run_dir, arguments.trials, storage=arguments.storage,
         n_check=arguments.check_top,

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from pydantic import ValidationError
 from ray.serve.handle import DeploymentHandle
 
-from generation.bundle import BundleError
 from serving.backend import PreviewCallback
 from serving.job_worker import JobWorker, OnProgress
 from serving.people import People
@@ -48,7 +46,7 @@ class Jobs:
         """
         try:
             self._backend.use(await asyncio.to_thread(configured, config))
-        except (BundleError, ValidationError):
+        except Exception:  # a folder that may not be read is an OSError
             if not self._backend.places():
                 raise
             logger.exception("the bundles stay as they are: the new ones cannot be served")

@@ -69,10 +69,9 @@ class RayBackend:
         asked = [self._encoder.ready] if self._sleeps else [self._encoder.ready, self._generator.ready]
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                await asyncio.gather(*(_result(one.remote()) for one in asked))
+                return all(await asyncio.gather(*(_result(one.remote()) for one in asked)))
         except (TimeoutError, ConnectionError, asyncio.QueueFull):
             return False
-        return True
 
     async def embed(
         self,

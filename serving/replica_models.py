@@ -38,27 +38,31 @@ class Default:
 
     def __init__(self, worker_of: WorkerOf[Any]) -> None:
         self._worker_of = worker_of
-        self._loaded = False
+        self._started = False
         self._loading: asyncio.Task[None] | None = None
 
     async def change(self, config: Mapping[str, Any]) -> None:
         """Take a `user_config`: load before this returns in a new replica, in one that works beside its requests.
 
         Ray Serve sends no requests to a replica that has not returned from here; and whatever a request asks for is
-        loaded when it comes, so nothing depends on this being done.
+        loaded when it comes, so nothing depends on this being done. A new replica takes one that names no good bundle
+        too: its ingress refuses a service that starts like that, and in one that runs it stands for a replica that was
+        lost, whose requests are for the bundles from before.
         """
-        if self._loaded:
+        if self._started:
             self._loading = asyncio.create_task(self._load_beside(config))
             return
-        await self._load(config)
-        self._loaded = True
-
-    async def _load(self, config: Mapping[str, Any]) -> None:
-        places = await asyncio.to_thread(configured, config)
+        self._started = True
+        try:
+            places = await asyncio.to_thread(configured, config)
+        except (ValueError, OSError):
+            logger.exception("the configured bundles cannot be served; those that requests ask for are loaded")
+            return
         await self._worker_of(places[0].key)
 
     async def _load_beside(self, config: Mapping[str, Any]) -> None:
         try:
-            await self._load(config)
+            places = await asyncio.to_thread(configured, config)
+            await self._worker_of(places[0].key)
         except Exception:
             logger.exception("the new default bundle cannot be loaded")

@@ -83,6 +83,8 @@ def show_scenes(
         raise ValueError(f"subject is {subject}, expected 0 to {n_people - 1}; the bundle knows {n_people} people")
     if not 1 <= n_scenes <= len(gallery.names):
         raise ValueError(f"scenes is {n_scenes}, expected 1 to {len(gallery.names)}, the size of the gallery")
+    if n_repetitions < 1:
+        raise ValueError(f"repetitions is {n_repetitions}, expected at least 1; each scene is shown so many times")
     rows = np.sort(np.random.default_rng([seed, 5]).choice(len(gallery.names), n_scenes, replace=False))
     names = tuple(gallery.names[row] for row in rows)
     recordings = {

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import connect
 
 from serving.stream_schema import (
@@ -29,6 +29,12 @@ Samples = NDArray[np.float32]
 
 _ROUTE = "/v1/stream"
 _MAX_ANSWER_BYTES = 64 << 20
+_REFUSED = {
+    401: "it asks for a key, and was given none that it knows",
+    403: "the key has not the scope 'stream', or the service has no keys and takes in its own machine only",
+    429: "the quota is used up",
+    503: "it is not ready, or nobody can be let in at the moment; try again",
+}
 
 
 class StreamClient:
@@ -68,10 +74,13 @@ class StreamClient:
                 connect(address, additional_headers=headers, max_size=_MAX_ANSWER_BYTES, proxy=None)
             )
         except InvalidStatus as error:
-            raise ValueError(
-                f"the service refused the stream (HTTP {error.response.status_code}); it needs a key with the scope "
-                "'stream', or the quota is used up"
-            ) from None
+            status = error.response.status_code
+            reason = _REFUSED.get(status, f"see whether {base_url} is the address of one")
+            raise ValueError(f"the service refused the stream (HTTP {status}): {reason}") from None
+        except InvalidURI:
+            raise ValueError(f"{base_url!r} is no address, expected one like http://127.0.0.1:8000") from None
+        except InvalidHandshake as error:
+            raise ConnectionError(f"what answers at {base_url} is no service of this kind ({error})") from None
         with ExitStack() as failing:
             failing.callback(self.close)
             self.ready = self._begin(start)

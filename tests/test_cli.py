@@ -18,9 +18,10 @@ from PIL import Image
 from tiny_bundle import make_tiny_bundle, tiny_recording
 from toy_brain import write_toy_targets
 
-from serving.cli import main
+from serving.cli import DEMO_BUNDLE, _given_settings, _parser, main
 from serving.cluster import free_port
 from serving.rendering import SOURCE_TYPE, contact_sheet
+from serving.settings import ServingSettings
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,57 @@ def test_missing_files_and_damaged_bundles_are_named(
     assert "targets.safetensors" in capsys.readouterr().err
 
 
+def settings_of(*flags: str) -> ServingSettings:
+    return ServingSettings.model_validate(_given_settings(_parser().parse_args(["serve", *flags])))
+
+
+def test_settings_of_a_file_hold_unless_a_flag_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("bundle: /srv/mine\nhost: 127.0.0.2\nport: 9000\njobs: {n_at_once: 2}\naccess: {purposes: [x]}\n")
+    told = settings_of("--settings", str(path))
+    assert (told.bundle, told.host, told.port) == (Path("/srv/mine"), "127.0.0.2", 9000)
+    assert not told.jobs.folder and told.access.purposes == ("x",)
+    told = settings_of("--settings", str(path), "--port", "9001", "--bundle", "other", "--jobs", "here")
+    assert (told.bundle, told.host, told.port) == (Path("other"), "127.0.0.2", 9001)
+    assert (told.jobs.folder, told.jobs.n_at_once) == ("here", 2)
+    told = settings_of()
+    assert (told.bundle, told.host, told.port) == (DEMO_BUNDLE, "127.0.0.1", 8000) and told.jobs.folder
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("port: 9000\njobs: {folder: [\n", "is not YAML (line 3"),
+        ("- port\n", "expected lines of `name: value`"),
+        ("jobs: /srv/jobs\n", "expected names and values; for instance `jobs: {folder: /srv/jobs}`"),
+        ("prot: 9000\n", "phosphene serve: prot is no setting here; check its spelling\n"),
+        ("generator: {n_replica: 2}\n", "generator.n_replica is no setting here"),
+        ("port: 99999\n", "port: Input should be less than or equal to 65535, got 99999\n"),
+        ("encoder: {n_replicas: 0}\n", "phosphene serve: encoder: n_replicas is 0 and max_replicas too;"),
+    ],
+)
+def test_wrong_settings_are_told_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    assert main(["serve", "--settings", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and "pydantic" not in said
+
+
+def test_a_service_that_does_not_start_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(settings: ServingSettings) -> None:
+        raise RuntimeError("the service did not start. Generator: no memory")
+
+    monkeypatch.setattr("serving.cluster.local_service", fails)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main(["serve"]) == 1
+    assert "phosphene serve: the service did not start. Generator: no memory\n" in capsys.readouterr().err
+
+
 @pytest.mark.faults
 def test_a_service_that_is_told_to_end_takes_all_its_processes_along(bundle: Path, tmp_path: Path) -> None:
     others: list[psutil.Process] = []
@@ -148,6 +200,12 @@ def test_evaluate_prints_the_stored_scores(bundle: Path, capsys: pytest.CaptureF
     assert stored["chance"] == 0.005 and "random weights" in stored["data"]
     assert main(["evaluate", "--bundle", str(bundle), "--stored"]) == 0
     assert "chance 0.005" in capsys.readouterr().out
+
+
+def test_simulate_names_what_is_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--scenes", "0"), ("--repetitions", "0"), ("--subject", "9")):
+        assert main(["simulate", "--out", str(tmp_path / "out"), flag, value]) == 2
+        assert f"{flag.removeprefix('--')} is {value}, expected" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_to_write_a_report_of_nothing_measured(

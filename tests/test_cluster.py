@@ -24,7 +24,7 @@ from tiny_bundle import make_tiny_bundle, tiny_recording
 from benchmarks.soak_steady import ALL, COLUMNS, Told, missed, summary
 from serving.access_settings import EncryptionSettings
 from serving.client import PhospheneClient, problem_of
-from serving.cluster import free_port, local_service
+from serving.cluster import free_port, local_service, reason
 from serving.settings import ReplicaSettings, ServingSettings
 from serving.stream_client import StreamClient
 from serving.stream_schema import StreamEpoch, StreamOptions, StreamStart
@@ -363,3 +363,13 @@ def test_real_erps_of_63_channels_come_back_as_pictures(client: PhospheneClient,
         names = stored["ch_names"].tolist()
     answer = client.generate(microvolts(erps[0], names, sfreq, tmin, ""), num_inference_steps=STEPS)
     assert len(answer.epochs) == 5 and answer.report.modalities == ("eeg",)
+
+
+def test_a_refusal_of_a_replica_is_told_without_the_traceback_around_it() -> None:
+    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n'
+    assert reason(f"{trace}ValueError: pictures.safety is 'required'; add weights\n") == (
+        "pictures.safety is 'required'; add weights"
+    )
+    assert reason(f"{trace}generation.bundle.BundleError: a file is missing") == "a file is missing"
+    assert reason(f"{trace}RuntimeError: broken") == f"{trace}RuntimeError: broken"
+    assert reason("Deployment has no room: 2 CPUs") == "Deployment has no room: 2 CPUs"

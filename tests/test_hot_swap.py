@@ -1,6 +1,7 @@
 """Bundles change in a running service on Ray: no process is replaced, no request is lost, no answer is of two."""
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -168,3 +169,26 @@ def test_jobs_of_a_bundle_that_has_gone_fail_and_others_do_not(
     assert gone and {end.problem.code for end in gone if end.problem} == {"bundle_gone"}
     assert all(end.result.bundle_id == old for end in ends[:-1] if end.result is not None)
     print(f"{len(gone)} of {len(waiting)} jobs ended without their bundle")
+
+
+def test_a_wrong_list_ends_nothing_and_lost_replicas_start_under_it(
+    url: str, settings: ServingSettings, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redeploy(settings)
+    before = replicas()
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.app.find_bundles", lambda folders: ())  # a `user_config` is not seen by `build`
+        redeploy(settings.model_copy(update={"bundle": Path("/" + "x" * 300)}))  # one that cannot even be looked for
+    time.sleep(3.0)
+    assert replicas() == before
+    for name in ("Encoder", "Generator"):
+        for pid, _ in before[name]:
+            os.kill(pid, signal.SIGKILL)
+    with PhospheneClient(url, n_retries=8) as client:
+        deadline = time.monotonic() + 90.0
+        while not all(now[name] - before[name] for now in [replicas()] for name in ("Encoder", "Generator")):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        job = client.wait(client.submit(RECORDING, seed=3, num_inference_steps=2).id, timeout_s=60.0)
+        assert job.result is not None and job.result.bundle_id == Bundle.load(folders[0]).id
+        assert client.ready()

@@ -407,3 +407,66 @@ def test_a_key_is_entered_once_and_serves_the_live_view_too(
         browser.wait("document.querySelectorAll('#live-epochs .pictures img').length >= 1")
         browser.click("#live-stop")
         browser.run("sessionStorage.clear()")
+
+
+def test_a_service_that_is_away_is_said_to_be(browser: Browser, backend: FakeBackend, recording: Path) -> None:
+    with fake_service(ServingSettings(bundle=Path("unused")), backend, recording) as address:
+        browser.open(address)
+        browser.wait("document.querySelectorAll('#subject option').length === 2")
+    for button in ("#example", "#live-go"):
+        browser.run("document.querySelector('#problem').hidden = true")
+        browser.click(button)
+        browser.wait("!document.querySelector('#problem').hidden")
+        assert "The service was not reached" in browser.text("#problem")
+        assert browser.run(f"return !document.querySelector('{button}').disabled"), "it can be tried again"
+
+
+def test_one_recording_at_a_time_and_keys_stay_where_they_were(
+    browser: Browser, url: str, backend: FakeBackend, recording: Path
+) -> None:
+    browser.open(url)
+    paths = "\n".join([str(recording)] * 3)
+    browser.call(f"element/{browser.find('#file')}/value", text=paths)
+    assert "1 more left out" in browser.text("#chosen")
+    backend.step_s = 0.5
+    try:
+        browser.run("document.querySelector('#example').focus()")
+        browser.press(ENTER)
+        browser.wait("document.querySelector('#stage').innerText.includes('step 1 of 4')")
+        busy = "return ['#go', '#example'].map((name) => document.querySelector(name).disabled)"
+        assert browser.run(busy) == [True, True]
+        browser.send_file("#file", recording)
+        assert browser.run(busy) == [True, True], "choosing another file starts nothing beside it"
+        browser.run("document.querySelector('#cancel').focus()")
+        browser.press(ENTER)
+        browser.wait("document.querySelector('#problem').innerText.includes('Cancelled')")
+    finally:
+        backend.step_s = 0.0
+    assert browser.run(busy) == [False, False] and browser.focused() == "example"
+
+
+def test_a_job_is_followed_over_a_lost_connection_and_a_reload(
+    browser: Browser, job_url: str, backend: FakeBackend, recording: Path
+) -> None:
+    backend.step_s = 1.0
+    try:
+        browser.open(job_url)
+        browser.run("localStorage.clear()")
+        browser.run(
+            "const ask = window.fetch; let n = 0; window.fetch = (address, options) => "
+            "String(address).endsWith('/events') && n++ < 2 "
+            "? Promise.reject(new TypeError('Failed to fetch')) : ask(address, options);"
+        )
+        browser.send_file("#file", recording)
+        browser.click("#go")
+        browser.wait("document.querySelector('#stage').innerText.includes('connection was lost; the job is kept')")
+        browser.wait("document.querySelector('#stage').innerText.includes('of 4')")
+        assert browser.run("return document.querySelector('#problem').hidden")
+        browser.open(job_url)
+        browser.wait("document.querySelector('#jobs').innerText.includes('not finished')")
+        browser.click("#jobs button.plain")
+        browser.wait("!document.querySelector('#work').hidden")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+    finally:
+        backend.step_s = 0.0
+    assert "3 epochs, highest confidence 1.00" in browser.text("#jobs")

@@ -24,7 +24,7 @@ from serving.async_client import AsyncPhospheneClient
 from serving.backend import PictureOrder
 from serving.client import PhospheneClient
 from serving.local_backend import KeptModels, LocalBackend
-from serving.replica_models import keeper
+from serving.replica_models import Default, keeper
 from serving.schema import BundleInfo, GenerationResponse
 from serving.served_bundles import choose, find_bundles, open_bundle
 from serving.settings import JobSettings, ServingSettings
@@ -286,3 +286,24 @@ def test_info_of_bundles_is_json(url: str) -> None:
         listed = json.loads(http.get("/v1/bundles").text)["bundles"]
     assert all(BundleInfo.model_validate(one) for one in listed)
     assert "/" not in "".join(str(one["id"]) for one in listed), "folders of the service are nobody's business"
+
+
+@pytest.mark.parametrize("config", [{"bundels": ["/a"]}, {"bundles": ["/nowhere"]}, {"bundles": [f"/{'x' * 300}"]}])
+def test_a_new_replica_works_under_a_configuration_that_names_no_good_bundle(
+    folders: list[Path], config: dict[str, list[str]]
+) -> None:
+    async def loaded() -> list[str]:
+        asked: list[str] = []
+
+        async def worker_of(key: str) -> None:
+            asked.append(key)
+            raise RuntimeError("no memory")
+
+        default = Default(worker_of)
+        await default.change(config)
+        assert not asked
+        with pytest.raises(RuntimeError, match="no memory"):
+            await Default(worker_of).change({"bundles": [str(folders[0])]})
+        return asked
+
+    assert len(asyncio.run(loaded())) == 1

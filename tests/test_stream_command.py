@@ -136,3 +136,11 @@ def test_a_running_outlet_is_followed(url: str, tmp_path: Path, capsys: pytest.C
     assert all(one["stimulus"] == "picture" for one in decoded)
     steps = np.diff([one["seconds"] for one in decoded])
     assert np.allclose(steps, 2.0, atol=0.15), steps
+
+
+@pytest.mark.parametrize(("address", "told"), [("127.0.0.1:1", "is no address"), ("http://127.0.0.1:1", "refused")])
+def test_a_wrong_address_is_told_in_a_sentence(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, told: str
+) -> None:
+    assert main(["stream", str(file), "--url", address, "--out", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err

@@ -1,12 +1,12 @@
 // Choosing a recording, handing it in, following the work. Jobs where the service keeps them, else one long request.
 
 import { eventsOf } from "./events.js";
-import { erase, forget, remember, showHistory } from "./history.js";
+import { ended, erase, forget, remember, showHistory, whenUnfinished } from "./history.js";
 import { startLive, stopLive } from "./live.js";
-import { $, element, key, problemOf, showProblem, withKey } from "./page.js";
+import { $, ask, element, key, problemOf, showProblem } from "./page.js";
 import { showAnswer } from "./results.js";
 
-const STAGES = { read: "reading the recording", embed: "decoding the signal", generate: "making pictures", encode: "packing the answer" };
+const STAGES = { send: "sending the recording", wait: "waiting for its turn", read: "reading the recording", embed: "decoding the signal", generate: "making pictures", encode: "packing the answer" };
 const FIELDS = ["images", "seed", "subject", "onsets", "purpose"];
 const KEY_NOTE = "It is kept until this tab is closed.";
 let files = [];
@@ -15,7 +15,7 @@ let keepsJobs = true;
 
 async function describe() {
   try {
-    const response = await fetch("/v1/bundles", { headers: withKey() });
+    const response = await ask("/v1/bundles");
     $("door").hidden = response.status !== 401 && !key();
     $("key-note").textContent = response.status !== 401 ? `The key is good. ${KEY_NOTE}`
       : key() ? "The service does not know this key." : `This service needs a key. ${KEY_NOTE}`;
@@ -37,15 +37,22 @@ async function describe() {
 
 function choose(list) {
   files = Array.from(list).slice(0, 2);
-  $("chosen").textContent = files.map((file) => `${file.name} (${(file.size / 1048576).toFixed(2)} MB)`).join(" + ");
-  $("go").disabled = files.length === 0;
+  const left = list.length > 2 ? `; ${list.length - 2} more left out, at most two go together` : "";
+  $("chosen").textContent = files.map((file) => `${file.name} (${(file.size / 1048576).toFixed(2)} MB)`).join(" + ") + left;
+  allow();
+}
+
+// One recording at a time.
+function allow() {
+  $("go").disabled = cancel !== null || files.length === 0;
+  $("example").disabled = cancel !== null;
 }
 
 function progress(event) {
   $("work").hidden = false;
   const steps = event.stage === "generate" && event.n_steps > 1 ? ` (step ${event.step} of ${event.n_steps})` : "";
   $("stage").textContent = STAGES[event.stage] + steps;
-  const base = { read: 0.02, embed: 0.1, generate: 0.15, encode: 0.98 }[event.stage];
+  const base = { send: 0, wait: 0.01, read: 0.02, embed: 0.1, generate: 0.15, encode: 0.98 }[event.stage];
   $("bar").value = event.stage === "generate" ? base + 0.82 * event.step / event.n_steps : base;
 }
 
@@ -66,28 +73,35 @@ function form() {
   return filled;
 }
 
-async function decode() {
-  $("problem").hidden = $("result").hidden = $("signals").hidden = true;
-  $("go").disabled = true;
-  $("cancel").hidden = false;
-  progress({ stage: "read", step: 0, n_steps: 1 });
+const decode = () => work("send", async (abort) => { if (!keepsJobs || !await asJob(abort)) await asRequest(abort); });
+
+async function work(stage, run) {
+  const opener = document.activeElement;
   const abort = new AbortController();
+  $("problem").hidden = $("result").hidden = $("signals").hidden = true;
   cancel = () => abort.abort();
+  allow();
+  $("cancel").hidden = false;
+  progress({ stage, step: 0, n_steps: 1 });
   try {
-    if (!keepsJobs || !await asJob(abort)) await asRequest(abort);
+    await run(abort);
   } catch (error) {
-    showProblem(error.name === "AbortError" ? { title: "Cancelled", detail: "The work was stopped." } : { title: "The connection failed", detail: String(error) });
+    if (error.name === "AbortError") showProblem({ title: "Cancelled", detail: "The work was stopped." });
+    else showProblem(error instanceof Error ? { title: "The connection was lost", detail: `No answer arrived (${error.message}); send the recording again.` } : error);
   } finally {
+    // what was pressed last goes or is disabled; without this whoever uses keys starts again at the top
+    const lost = [document.body, opener, $("cancel")].includes(document.activeElement);
     cancel = null;
-    $("go").disabled = files.length === 0;
+    allow();
     $("cancel").hidden = $("work").hidden = $("making").hidden = true;
+    if (lost) (opener.isConnected ? opener : $("recording")).focus({ preventScroll: true });
   }
 }
 
 // Return false where the service keeps no jobs.
 async function asJob(abort) {
   const random = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const response = await fetch("/v1/jobs", { method: "POST", body: form(), signal: abort.signal, headers: withKey({ "Idempotency-Key": random }) });
+  const response = await ask("/v1/jobs", { method: "POST", body: form(), signal: abort.signal, headers: { "Idempotency-Key": random } });
   if (!response.ok) {
     const details = await problemOf(response);
     if (details.code === "jobs_off") { keepsJobs = false; return false; }
@@ -95,34 +109,45 @@ async function asJob(abort) {
     return true;
   }
   const job = await response.json();
-  remember(job, "not finished when this page last looked");
-  cancel = () => { abort.abort(); erase(job.id).catch(showProblem); };
+  remember(job);
   await follow(job, abort);
   return true;
 }
 
 async function follow(job, abort) {
+  cancel = () => { abort.abort(); erase(job.id).catch(showProblem); };
   for (;;) {
-    const response = await fetch(`/v1/jobs/${job.id}/events`, { signal: abort.signal, headers: withKey() });
-    if (response.status === 404) { forget(job.id); showProblem(await problemOf(response)); return; }
-    if (response.ok) for await (const [name, data] of eventsOf(response.body.getReader())) {
-      if (name === "progress") progress(data);
-      else if (name === "preview") look(data);
-      else if (name === "result" || name === "problem") { ended(job, name, data); return; }
+    let end = null;
+    try {
+      end = await watched(job, abort);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      // the service keeps the job, also over a restart
+      $("stage").textContent = "the connection was lost; the job is kept by the service, which is asked again every second";
     }
+    if (end && end.refused) showProblem(end.refused);
+    else if (end) ended(job, end.result, end.problem);
+    if (end) return;
     await new Promise((done) => setTimeout(done, 1000));
   }
 }
 
-function ended(job, name, data) {
-  if (name === "problem") { remember(job, `refused, ${data.title}`); showProblem(data); return; }
-  const best = Math.max(...data.epochs.map((epoch) => epoch.confidence));
-  remember(job, `${data.epochs.length} ${data.epochs.length === 1 ? "epoch" : "epochs"}, highest confidence ${best.toFixed(2)}`);
-  showAnswer(data);
+// Return what a job ended with, or why it cannot be followed; null if there is more to wait for.
+async function watched(job, abort) {
+  const response = await ask(`/v1/jobs/${job.id}/events`, { signal: abort.signal });
+  if (response.status === 404) forget(job.id);
+  if ([401, 403, 404].includes(response.status)) return { refused: await problemOf(response) };
+  if (response.ok) for await (const [name, data] of eventsOf(response.body.getReader())) {
+    if (name === "status" && data.status === "queued") progress({ stage: "wait" });
+    else if (name === "progress") progress(data);
+    else if (name === "preview") look(data);
+    else if (name === "result" || name === "problem") return { [name]: data };
+  }
+  return null;
 }
 
 async function asRequest(abort) {
-  const response = await fetch("/v1/generations", { method: "POST", body: form(), signal: abort.signal, headers: withKey({ Accept: "text/event-stream" }) });
+  const response = await ask("/v1/generations", { method: "POST", body: form(), signal: abort.signal, headers: { Accept: "text/event-stream" } });
   if (!response.ok) { showProblem(await problemOf(response)); return; }
   for await (const [name, data] of eventsOf(response.body.getReader())) {
     if (name === "progress") progress(data);
@@ -141,19 +166,24 @@ $("file").addEventListener("change", (event) => choose(event.target.files));
 $("go").addEventListener("click", decode);
 $("cancel").addEventListener("click", () => cancel && cancel());
 $("example").addEventListener("click", async () => {
-  const response = await fetch("/example.npz", { headers: withKey() });
-  if (!response.ok) { showProblem(await problemOf(response)); return; }
-  choose([new File([await response.blob()], "simulated example.npz")]);
+  try {
+    const response = await ask("/example.npz");
+    if (!response.ok) { showProblem(await problemOf(response)); return; }
+    choose([new File([await response.blob()], "simulated example.npz")]);
+  } catch (error) { showProblem(error); return; }
   $("average").checked = true;
   decode();
 });
 $("enter").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = $("key").value.trim();
+  // what cannot be sent in a header is no key
+  if (/[^\w-]/.test(given)) { $("key-note").textContent = "This is no key: it holds other characters than keys do."; return; }
   given ? sessionStorage.setItem("key", given) : sessionStorage.removeItem("key");
   $("key").value = "";
   describe();
 });
+whenUnfinished((job) => { if (cancel) return false; work("wait", (abort) => follow(job, abort)); return true; });
 $("live-go").addEventListener("click", startLive);
 $("live-stop").addEventListener("click", stopLive);
 showHistory();

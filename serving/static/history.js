@@ -1,9 +1,14 @@
 // Jobs that this browser handed in: their numbers are kept here, everything else by the service until it expires.
 
-import { $, element, problemOf, showProblem, withKey } from "./page.js";
+import { $, ask, element, problemOf, showProblem } from "./page.js";
 import { showAnswer } from "./results.js";
 
 const MAX_KEPT = 50;
+const UNFINISHED = "not finished when this page last looked";
+let follow = () => false;
+
+// How to follow a job that has not ended; returns false while the page is busy with another.
+export function whenUnfinished(how) { follow = how; }
 
 function kept() {
   try { return JSON.parse(localStorage.getItem("jobs")) || []; } catch (error) { return []; }
@@ -14,7 +19,7 @@ function keep(jobs) {
   showHistory();
 }
 
-export function remember(job, words) {
+export function remember(job, words = UNFINISHED) {
   const rest = kept().filter((one) => one.id !== job.id);
   keep([{ id: job.id, created: job.created, words }, ...rest]);
 }
@@ -22,7 +27,7 @@ export function remember(job, words) {
 export const forget = (id) => keep(kept().filter((one) => one.id !== id));
 
 export async function erase(id) {
-  const response = await fetch(`/v1/jobs/${id}`, { method: "DELETE", headers: withKey() });
+  const response = await ask(`/v1/jobs/${id}`, { method: "DELETE" });
   if (!response.ok && response.status !== 404) throw await problemOf(response);
   forget(id);
 }
@@ -36,7 +41,7 @@ export function showHistory() {
     const erased = element("button", { className: "danger small", textContent: "Delete" });
     show.setAttribute("aria-label", `Show the result of ${when}`);
     erased.setAttribute("aria-label", `Delete the job of ${when}`);
-    show.addEventListener("click", () => recall(job));
+    show.addEventListener("click", () => recall(job).catch(showProblem));
     erased.addEventListener("click", () => removeOne(job.id, when));
     return element("li", {}, element("span", { textContent: `${when}: ${job.words}` }), show, erased);
   }));
@@ -44,16 +49,23 @@ export function showHistory() {
 
 async function recall(job) {
   $("problem").hidden = true;
-  const response = await fetch(`/v1/jobs/${job.id}`, { headers: withKey() });
+  $("history-words").textContent = "";
+  const response = await ask(`/v1/jobs/${job.id}`);
   if (!response.ok) {
     showProblem(await problemOf(response));
     if (response.status === 404) forget(job.id);
     return;
   }
   const status = await response.json();
-  if (status.result) showAnswer(status.result);
-  else if (status.problem) showProblem(status.problem);
-  else $("history-words").textContent = `The job is ${status.status}.`;
+  if (status.result || status.problem) ended(status, status.result, status.problem);
+  else if (!follow(status)) $("history-words").textContent = `The job is ${status.status}; another is being followed.`;
+}
+
+export function ended(job, result, problem) {
+  if (problem) { remember(job, `refused, ${problem.title}`); showProblem(problem); return; }
+  const best = Math.max(...result.epochs.map((epoch) => epoch.confidence));
+  remember(job, `${result.epochs.length} ${result.epochs.length === 1 ? "epoch" : "epochs"}, highest confidence ${best.toFixed(2)}`);
+  showAnswer(result);
 }
 
 async function removeOne(id, when) {
@@ -65,3 +77,6 @@ async function removeOne(id, when) {
     showProblem(problem);
   }
 }
+
+// another tab of this browser
+addEventListener("storage", showHistory);

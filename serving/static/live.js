@@ -1,6 +1,6 @@
 // A simulated recording runs: chunks go out over a WebSocket, decoded epochs come back.
 
-import { $, element, key, problemOf, showProblem, withKey } from "./page.js";
+import { $, ask, element, key, problemOf, showProblem } from "./page.js";
 import { epochView } from "./results.js";
 
 const CHUNK_S = 0.1;
@@ -11,8 +11,17 @@ let running = null;
 export async function startLive() {
   $("problem").hidden = true;
   $("live-go").disabled = true;
-  const response = await fetch("/example/live.json", { headers: withKey() });
-  if (!response.ok) { showProblem(await problemOf(response)); $("live-go").disabled = false; return; }
+  try {
+    await open();
+  } catch (problem) {
+    showProblem(problem);
+    $("live-go").disabled = false;
+  }
+}
+
+async function open() {
+  const response = await ask("/example/live.json");
+  if (!response.ok) throw await problemOf(response);
   const recording = await response.json();
   const bytes = Uint8Array.from(atob(recording.samples), (character) => character.charCodeAt(0));
   recording.data = new Float32Array(bytes.buffer);
@@ -97,7 +106,7 @@ function finish(event) {
   $("live-stop").hidden = true;
   if (live.summary) tell(`ended: ${live.summary.n_stimuli} stimuli, ${live.summary.n_answered} decoded, ${live.summary.n_dropped} dropped, ${live.summary.n_refused} refused`);
   else tell("stopped");
-  if (!live.ended) showProblem({ title: "The stream was closed", detail: event.code === 1006 ? "The service did not take the stream: the key may not be for 'stream', or the connection was lost." : event.reason });
+  if (!live.ended) showProblem({ title: "The stream was closed", detail: event.code === 1006 ? "The service did not take the stream: the key may not be for 'stream', or the connection was lost." : event.reason || "The service ended it; start again." });
 }
 
 function draw(live) {
