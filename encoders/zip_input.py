@@ -67,7 +67,9 @@ def _checked_members(archive: zipfile.ZipFile, n_bytes: int) -> dict[str, zipfil
             raise EpochsMismatch(f"the zip has {name!r} twice, in different folders; pack one recording only")
         members[name] = entry
     if len(members) > MAX_MEMBERS:
-        raise EpochsMismatch(f"the zip has {len(members)} members that are files, at most {MAX_MEMBERS} allowed; send one recording")
+        raise EpochsMismatch(
+            f"the zip has {len(members)} members that are files, at most {MAX_MEMBERS} allowed; send one recording"
+        )
     if not members:
         raise EpochsMismatch("the zip is empty; pack a recording with all of its files")
     return members

@@ -13,12 +13,15 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hostile_parts
 import mne
 import pytest
-from recording_samples import samples
+from recording_samples import CANARY, samples
 
+from encoders.reader_imports import import_readers
 from serving.landlock import landlock_version
-from serving.parse_child import HEADER, isolate, keep_only, limit, serve_upload
+from serving.parse_child import HEADER, isolate, keep_only, limit, read, serve_upload
+from serving.schema import CutWindow
 from serving.settings import ParseLimits
 
 needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
@@ -178,3 +181,20 @@ def test_landlock_stops_a_foreign_reference_where_the_checks_let_it_pass(target:
 
     assert in_child(lambda: work(False)) == "(63, 1000)"  # what MNE alone does
     assert in_child(lambda: work(True)) in ("PermissionError", "FileNotFoundError")
+
+
+def test_files_of_very_many_parts_are_refused_soon(tmp_path: Path) -> None:
+    import_readers()
+    (tmp_path / "warm").write_bytes(samples()["FIF"])
+    request = {"window": CutWindow(l_freq=0.1, h_freq=40.0).model_dump(), "onsets": None, "keep_subject": False}
+    read(tmp_path / "warm", request, 512)
+    faults = {}
+    for case in hostile_parts.parts(CANARY, samples()):
+        assert len(case.content) < 4_000_000
+        (tmp_path / "upload").write_bytes(case.content)
+        began = time.process_time()
+        head, _ = read(tmp_path / "upload", request, 512)
+        seconds = time.process_time() - began
+        if head["code"] not in ("epochs_mismatch", "too_many_epochs") or seconds > 3.0:
+            faults[case.name] = f"{head['code']} after {seconds:.1f} s: {head['detail']}"
+    assert not faults, faults
