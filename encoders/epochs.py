@@ -30,10 +30,7 @@ MAX_AVERAGED = 2**53 - 1
 
 
 class EpochsMismatch(ValueError):
-    """A recording cannot be used as it is; the message says what to change.
-
-    ``too_many`` tells that it holds more epochs than the caller takes.
-    """
+    """A recording cannot be used as it is; the message says what to change, ``too_many`` if it is fewer epochs."""
 
     def __init__(self, message: str, *, too_many: bool = False) -> None:
         super().__init__(message)

@@ -35,11 +35,12 @@ _DAMAGED = "the XDF file is damaged or cut short; copy it again"
 class _Stream:
     """What a stream announced, what was counted, the last time and the measurements of its clock, s.
 
-    Strings have 0 ``item_bytes``.
+    Strings have 0 ``item_bytes``. A sample without a time comes ``step_s`` after the last.
     """
 
     n_channels: int
     item_bytes: int
+    step_s: float
     break_s: float
     n_breaks: int = 0
     n_texts: int = 0
@@ -111,6 +112,8 @@ def _check_samples(body: bytes, stream: _Stream) -> None:
             (time,) = _TIME.unpack_from(body, position + 1)
             stream.n_breaks += not abs(time - stream.last) <= stream.break_s
             stream.last = time
+        else:
+            stream.last += stream.step_s
         position += 1 + n_time + stream.n_channels * stream.item_bytes
         if not stream.item_bytes:
             stream.n_texts += stream.n_channels
@@ -174,8 +177,9 @@ def _announced(content: bytes) -> _Stream:
     if kind not in (*_ITEM_BYTES, "string"):
         raise EpochsMismatch(f"a stream has an unknown format, expected string or one of {', '.join(_ITEM_BYTES)}")
     # what comes at no rate, such as markers, has no breaks
-    break_s = max(BREAK_S, BREAK_SAMPLES / rate) if rate else math.inf
-    return _Stream(count, _ITEM_BYTES.get(kind, 0), break_s)
+    step_s = 1 / rate if rate else 0.0
+    break_s = max(BREAK_S, BREAK_SAMPLES * step_s) if rate else math.inf
+    return _Stream(count, _ITEM_BYTES.get(kind, 0), step_s, break_s)
 
 
 def _only(root: ElementTree.Element, tag: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,21 @@ def test_xdf(tmp_path: Path) -> None:
     assert epochs.ch_names == NAMES and epochs.stimulus == ("dog", "cat")
     expected = 20e-6 * np.sin(np.arange(90, 121) / 15)
     np.testing.assert_allclose(epochs.data[0, 1], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("step_s", "sound"), [(7.0, True), (20.0, False)])
+def test_xdf_samples_without_a_time_come_one_step_after_the_last(
+    step_s: float, sound: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stretches = (
+        b"\x08" + struct.pack("<d3f", 10 - step_s * number, 0, 0, 0) + (b"\x00" + bytes(12)) * 699
+        for number in (3, 2, 1)
+    )
+    earlier = b"".join(chunk(3, ONE + b"\x04" + struct.pack("<I", 700) + stretch) for stretch in stretches)
+    (tmp_path / "upload").write_bytes(xdf(extra=earlier))
+    monkeypatch.setattr("encoders.xdf_chunks.MAX_BREAKS", 1)  # the first time of all is one
+    with nullcontext() if sound else pytest.raises(EpochsMismatch, match="breaks in its time"):
+        assert read_epochs(tmp_path / "upload", tmin=-0.1, tmax=0.2).n_epochs == 2
 
 
 @pytest.mark.parametrize(
