@@ -169,7 +169,13 @@ def _add_state(app: FastAPI, backend: Backend, counter: JobCounter, metrics: Met
             info = (await backend.describe(place)).info
             known = people.known(place.id, owner)
             listed.append(info.model_copy(update={"default": not number, "calibrated": known}))
-        return BundleList(bundles=tuple(listed))
+        access = request.app.state.access
+        return BundleList(
+            bundles=tuple(listed),
+            purposes=access.purposes,
+            purpose_required=access.require_purpose,
+            consent_required=access.require_consent,
+        )
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -245,9 +245,12 @@ class BundleInfo(_Frozen):
 
 
 class BundleList(_Frozen):
-    """The answer of `GET /v1/bundles`; the default one is the first."""
+    """The answer of `GET /v1/bundles`: what is served, the default one first, and what every request must say."""
 
     bundles: tuple[BundleInfo, ...]
+    purposes: tuple[str, ...] = Field((), description="what recordings may be decoded for")
+    purpose_required: bool = Field(False, description="whether a request must name one of them")
+    consent_required: bool = Field(False, description="whether a request must say that the recorded person agreed")
 
 
 class Progress(_Frozen):

@@ -470,3 +470,31 @@ def test_a_job_is_followed_over_a_lost_connection_and_a_reload(
     finally:
         backend.step_s = 0.0
     assert "3 epochs, highest confidence 1.00" in browser.text("#jobs")
+
+
+def test_a_bundle_and_the_operators_purposes_can_be_chosen(browser: Browser, recording: Path, tmp_path: Path) -> None:
+    ids = ("1" * 40, "2" * 40)
+    access = AccessSettings(purposes=("sleep-study", "teaching"), require_purpose=True, require_consent=True)
+    settings = ServingSettings(bundle=Path("unused"), access=access)
+    with fake_service(settings, FakeBackend(bundle_ids=ids), recording) as address:
+        browser.open(address)
+        browser.wait("document.querySelectorAll('#bundle option').length === 2")
+        options = "return [...document.querySelectorAll('#purpose option')].map((option) => option.textContent)"
+        assert browser.run(options) == ["choose one", "sleep-study", "teaching"]
+        browser.click("#example")
+        browser.wait("!document.querySelector('#problem').hidden")
+        assert "expected one of ['sleep-study', 'teaching']" in browser.text("#problem")
+        for select, chosen in (("bundle", ids[1]), ("purpose", "sleep-study")):
+            browser.run(
+                f"const select = document.querySelector('#{select}'); select.value = '{chosen}';"
+                "select.dispatchEvent(new Event('change'))"
+            )
+        assert "Bundle 222222222222." in browser.text("#about")
+        browser.click("#consent")
+        browser.click("#example")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+        assert f"bundle {ids[1]}" in browser.text("#provenance")
+        browser.screenshot(tmp_path / "bundles.png")
+        browser.click("#live-go")
+        browser.wait("document.querySelectorAll('#live-epochs .pictures img').length >= 1")
+        browser.click("#live-stop")

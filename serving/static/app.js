@@ -7,11 +7,13 @@ import { $, ask, element, key, problemOf, showProblem } from "./page.js";
 import { showAnswer } from "./results.js";
 
 const STAGES = { send: "sending the recording", wait: "waiting for its turn", read: "reading the recording", embed: "decoding the signal", generate: "making pictures", encode: "packing the answer" };
-const FIELDS = ["images", "seed", "subject", "onsets", "purpose"];
+const FIELDS = ["images", "seed", "subject", "onsets", "purpose", "bundle"];
 const KEY_NOTE = "It is kept until this tab is closed.";
 let files = [];
 let cancel = null;
 let keepsJobs = true;
+let bundles = [];
+const generated = [...$("pictures").childNodes];
 
 async function describe() {
   try {
@@ -21,18 +23,36 @@ async function describe() {
       : key() ? "The service does not know this key." : `This service needs a key. ${KEY_NOTE}`;
     if (response.status === 401) return;
     if (!response.ok) { setTimeout(describe, 3000); return; }
-    const bundle = (await response.json()).bundles[0];
-    $("about").textContent = `Pictures from ${bundle.modalities.map((name) => name.toUpperCase()).join(" and ")} recordings. Bundle ${bundle.id.slice(0, 12)}.`;
-    $("statement").textContent = bundle.data_statement;
-    $("limit").textContent = `At most ${bundle.limits.max_upload_mb} MB and ${bundle.limits.max_epochs} epochs.`;
-    $("images").max = bundle.limits.max_images;
-    if (bundle.pictures !== "generated") {
-      const what = bundle.pictures === "category" ? "examples of the decoded category" : "the nearest ones of a gallery";
-      $("pictures").replaceChildren(element("strong", { textContent: `These pictures are retrieved, not generated: ${what}, not what a person saw.` }));
-    }
-    $("subject").length = 1;
-    for (const name of new Set([...bundle.subjects, ...bundle.calibrated])) $("subject").append(element("option", { value: name, textContent: name }));
+    const service = await response.json();
+    fill("purpose", [["", service.purpose_required ? "choose one" : "not named"], ...service.purposes.map((name) => [name, name])]);
+    // the default one goes without its number, which may change while the page is open
+    fill("bundle", service.bundles.map((one, index) => [index ? one.id : "", `${measures(one)} ${one.id.slice(0, 8)}`]));
+    $("bundles").hidden = service.bundles.length === 1;
+    $("consent").required = service.consent_required;
+    bundles = service.bundles;
+    describeBundle();
   } catch (error) { setTimeout(describe, 3000); }
+}
+
+const measures = (bundle) => bundle.modalities.map((name) => name.toUpperCase()).join(" and ");
+
+// What was chosen before stays so, if it is still there.
+function fill(name, options) {
+  const chosen = $(name).value;
+  $(name).replaceChildren(...options.map(([value, text]) => element("option", { value, textContent: text })));
+  if (options.some(([value]) => value === chosen)) $(name).value = chosen;
+}
+
+function describeBundle() {
+  const bundle = bundles[$("bundle").selectedIndex];
+  $("about").textContent = `Pictures from ${measures(bundle)} recordings. Bundle ${bundle.id.slice(0, 12)}.`;
+  $("statement").textContent = bundle.data_statement;
+  $("limit").textContent = `At most ${bundle.limits.max_upload_mb} MB and ${bundle.limits.max_epochs} epochs.`;
+  $("images").max = bundle.limits.max_images;
+  const what = bundle.pictures === "category" ? "examples of the decoded category" : "the nearest ones of a gallery";
+  $("pictures").replaceChildren(...bundle.pictures === "generated" ? generated
+    : [element("strong", { textContent: `These pictures are retrieved, not generated: ${what}, not what a person saw.` })]);
+  fill("subject", [["", "unknown"], ...[...new Set([...bundle.subjects, ...bundle.calibrated])].map((name) => [name, name])]);
 }
 
 function choose(list) {
@@ -184,6 +204,7 @@ $("enter").addEventListener("submit", (event) => {
   describe();
 });
 whenUnfinished((job) => { if (cancel) return false; work("wait", (abort) => follow(job, abort)); return true; });
+$("bundle").addEventListener("change", describeBundle);
 $("live-go").addEventListener("click", startLive);
 $("live-stop").addEventListener("click", stopLive);
 showHistory();

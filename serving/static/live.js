@@ -44,7 +44,7 @@ export function stopLive() {
 }
 
 function options() {
-  return { images: 1, average: $("average").checked, seed: Number($("seed").value), subject: $("subject").value, purpose: $("purpose").value, consent: $("consent").checked };
+  return { images: 1, average: $("average").checked, seed: Number($("seed").value), subject: $("subject").value, purpose: $("purpose").value, bundle: $("bundle").value, consent: $("consent").checked };
 }
 
 function tell(words) { $("live-words").textContent = words; }
