@@ -83,6 +83,9 @@ class JobCounter:
         if done.outcome == "full":
             sentence = "as many jobs wait as this service keeps; try again after the seconds in Retry-After"
             raise refusal("jobs_full", sentence, retry_after_s=_RETRY_FULL_S)
+        if done.outcome == "share_full":
+            sentence = "half of the jobs that this service keeps are yours; the other half is for others, wait for some"
+            raise refusal("too_many_requests", sentence, retry_after_s=_RETRY_FULL_S)
         if done.outcome == "other_body":
             sentence = "this Idempotency-Key came with another recording or other fields before; use a new key"
             raise refusal("key_reused", sentence)

@@ -28,9 +28,9 @@ MAX_INTERRUPTIONS = 10
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a job that was handed in; ``full`` and ``other_body`` mean that nothing was stored."""
+    """What became of a job that was handed in; only ``created`` and ``known`` mean that it is stored."""
 
-    outcome: Literal["created", "known", "other_body", "full"]
+    outcome: Literal["created", "known", "other_body", "full", "share_full"]
     job: Job
 
 
@@ -62,7 +62,10 @@ class JobStore:
         self._engine.dispose()
 
     def submit(self, job: Job, *, keep_s: float, max_jobs: int, max_bytes: int) -> Submission:
-        """Store a job unless its key is known or the queue is full; durable once this returns."""
+        """Store a job unless its key is known or the queue is full; durable once this returns.
+
+        One of several owners may fill half of the queue. A service without keys has one owner, whose name is empty.
+        """
         with self._writing() as (connection, now):
             known = _with_key(connection, job.owner, job.key_hash)
             if known is not None and known.expires > now:
@@ -73,6 +76,9 @@ class JobStore:
             n_jobs, n_bytes = connection.execute(waiting).one()
             if n_jobs >= max_jobs or n_bytes + job.n_bytes > max_bytes:
                 return Submission("full", job)
+            n_jobs, n_bytes = connection.execute(waiting.where(JOBS.c.owner == job.owner)).one()
+            if job.owner and (2 * n_jobs >= max_jobs or 2 * (n_bytes + job.n_bytes) > max_bytes):
+                return Submission("share_full", job)
             job = replace(job, created=now, expires=now + keep_s)
             connection.execute(JOBS.insert().values(**asdict(job)))
         return Submission("created", job)
@@ -124,8 +130,9 @@ class JobStore:
         keep_s: float,
         held: Sequence[str] = (),
     ) -> list[Job]:
-        """Give up to `n` jobs to a worker, oldest first, after taking back those whose worker was lost.
+        """Give up to `n` jobs to a worker, after taking back those whose worker was lost.
 
+        Owners take turns: who has fewer jobs running comes first. Within an owner the oldest job comes first.
         Jobs that the worker holds stay its own even if it was held up for longer than its lease. A job that was cut
         off before is given alone: when nothing runs, and nothing is given while it runs.
         """
@@ -140,7 +147,7 @@ class JobStore:
             if any(n_attempts >= MAX_ATTEMPTS for n_attempts in attempts):
                 return []
             ready = select(JOBS).where(here, JOBS.c.status == "queued", JOBS.c.not_before <= now)
-            ready = ready.order_by(JOBS.c.created)
+            ready = ready.order_by(_turn(), JOBS.c.created)
             suspect = _one(connection, ready.where(JOBS.c.attempts > 0).limit(1))
             if suspect is not None:
                 given = [] if attempts else [suspect]
@@ -258,6 +265,14 @@ class JobStore:
                 self._prepared = False  # the table is missing: this is another, empty database
             logger.warning("the job store failed: %s: %s", type(error).__name__, reason)
             raise OSError(errno.EIO, f"the job store cannot be used: {reason}") from error
+
+
+def _turn() -> Any:
+    """Number the jobs of each owner from the oldest on, and from those on that the owner has running."""
+    others = JOBS.alias()
+    running = select(func.count()).where(others.c.owner == JOBS.c.owner, others.c.status == "running")
+    line = func.row_number().over(partition_by=JOBS.c.owner, order_by=JOBS.c.created)
+    return line + running.scalar_subquery()
 
 
 def _unfinished() -> Any:

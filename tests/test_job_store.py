@@ -39,9 +39,9 @@ def store(database: str) -> Iterator[JobStore]:
     opened.close()
 
 
-def job(number: int, *, key: str | None = None, body: str = "body", n_bytes: int = 10) -> Job:
+def job(number: int, *, key: str | None = None, body: str = "body", n_bytes: int = 10, owner: str = "") -> Job:
     job_id = hashlib.sha256(str(number).encode()).hexdigest()[:48]
-    return Job(job_id, "", key, body, "b", n_bytes)
+    return Job(job_id, owner, key, body, "b", n_bytes)
 
 
 def hand_in(store: JobStore, new: Job, *, keep_s: float = KEEP_S, max_jobs: int = 100) -> Submission:
@@ -84,6 +84,29 @@ def test_the_queue_is_bounded_in_jobs_and_bytes(store: JobStore) -> None:
     assert hand_in(store, job(5), max_jobs=2).outcome == "full", "a running job takes its place"
     store.finish(first.id, "r", keep_s=KEEP_S)
     assert hand_in(store, job(5), max_jobs=2).outcome == "created"
+
+
+def test_one_of_several_owners_fills_half_of_the_queue(store: JobStore) -> None:
+    heavy = [hand_in(store, job(n, owner="anna"), max_jobs=6).outcome for n in range(4)]
+    assert heavy == ["created"] * 3 + ["share_full"]
+    assert hand_in(store, job(5, owner="ben", n_bytes=5_001)).outcome == "share_full"
+    assert hand_in(store, job(5, owner="ben"), max_jobs=6).outcome == "created"
+    (first,) = take(store, "w", n=1)
+    store.finish(first.id, "r", keep_s=KEEP_S)
+    assert hand_in(store, job(3, owner="anna"), max_jobs=6).outcome == "created"
+
+
+def test_owners_take_turns(store: JobStore) -> None:
+    for number in range(6):
+        assert hand_in(store, job(number, owner="anna")).outcome == "created"
+    for number, owner in ((6, "ben"), (7, "ben"), (8, "cleo")):
+        assert hand_in(store, job(number, owner=owner)).outcome == "created"
+    assert [one.id for one in take(store, "w1", n=3)] == ids(0, 6, 8), "late owners do not wait for anna's six"
+    assert [one.id for one in take(store, "w2", n=4)] == ids(1, 7, 2, 3), "anna and ben have one running each"
+    for number in (0, 1, 2, 3):
+        store.finish(job(number).id, "r", keep_s=KEEP_S)
+    hand_in(store, job(9, owner="ben"))
+    assert [one.id for one in take(store, "w1", n=9)] == ids(4, 5, 9), "ben has two running"
 
 
 def _drain(database: str, name: str, taken: "multiprocessing.Queue[str]") -> None:
