@@ -44,7 +44,7 @@ def decode_files(
     Raises
     ------
     ValueError
-        If the recording is refused, or nobody is named whose calibration is to be used.
+        If the recording is refused, nobody is named whose calibration is to be used, or `out` is a file.
     """
     if people_folder and not fields.subject:
         raise ValueError(
@@ -53,6 +53,8 @@ def decode_files(
         )
     if len(files) > MAX_FILES:
         raise ValueError(f"got {len(files)} files, at most {MAX_FILES} are taken: one of EEG and one of MEG")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for the pictures; name another")
     contents = [file.read_bytes() for file in files]
     settings = ServingSettings(bundle=bundle, people_folder=people_folder, parse=_OWN_FILES)
     answer = asyncio.run(_answer(settings, fields, contents))

@@ -98,6 +98,9 @@ def test_missing_files_and_damaged_bundles_are_named(
 ) -> None:
     assert main(["decode", str(tmp_path / "no.npz"), "--bundle", str(bundle), "--out", str(tmp_path)]) == 2
     assert "no.npz" in capsys.readouterr().err
+    (tmp_path / "taken").write_text("")
+    assert main(["decode", str(tmp_path / "no.npz"), "--bundle", str(bundle), "--out", str(tmp_path / "taken")]) == 2
+    assert "taken is a file" in capsys.readouterr().err
     assert main(["serve", "--bundle", str(tmp_path), "--port", str(free_port())]) == 2
     assert "manifest.json" in capsys.readouterr().err
     with socket.socket() as taken:
