@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from serving.dataset_block import BLOCKS, BlockDecoder, DatasetSettings, block_f
 
 RUN, TABLE, LOCK = "run.json", "epochs.parquet", ".lock"
 LOCAL = "local"
+_CONNECT_S = 5.0
 _Rows = dict[str, Any]
 
 
@@ -89,8 +91,9 @@ def decode_dataset(
     ValueError
         If the source is none, or `out` belongs to a run with other data, bundle or settings.
     OSError
-        If the disk is full or cannot be written; what was finished is kept.
+        If nothing answers at `address`, or the disk is full or cannot be written; what was finished is kept.
     """
+    _check_answers(address)
     source, bundle, out = source.resolve(), bundle.resolve(), out.resolve()
     about = _about(source, bundle, settings)
     (out / BLOCKS).mkdir(parents=True, exist_ok=True)
@@ -136,6 +139,17 @@ def _run(
         for row in tqdm(done.iter_rows(), total=len(waiting), desc="blocks", delay=1.0):
             if row["failed"]:
                 raise OSError(row["failed"])
+
+
+def _check_answers(address: str) -> None:
+    """See whether anything is there, which Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():  # local, auto, or a client's address
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"no Ray cluster answers at {address} ({error}); give what `ray start` printed") from error
 
 
 def _about(source: Path, bundle: Path, settings: DatasetSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_bundle import make_tiny_bundle, tiny_recording
 
 from serving.cli import main
+from serving.cluster import free_port
 from serving.rendering import SOURCE_TYPE, XMP_KEY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +130,15 @@ def test_a_wrong_source_is_told(bundle: Path, tmp_path: Path, capsys: pytest.Cap
     for name, said in {"absent": "found nothing", "empty": "no -epo.fif", "broken-epo.fif": "cannot be opened"}.items():
         assert main(arguments(tmp_path / name, bundle, tmp_path / "out")) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    assert main(arguments(source, bundle, tmp_path / "out", "--address", address)) == 2
+    assert f"no Ray cluster answers at {address}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
