@@ -4,8 +4,11 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +181,13 @@ def _data_option(command: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    import signal
-    import threading
-
     from serving.cluster import local_service
     from serving.settings import ServingSettings
 
     settings = ServingSettings.model_validate(_given_settings(arguments))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     _note(f"starting the service with bundle {settings.bundle} (10 to 30 s)")
     try:
-        with local_service(settings) as url:
+        with _told_to_end() as stop, local_service(settings) as url:
             if arguments.json:
                 print(json.dumps({"url": url, "bundle": str(settings.bundle)}), flush=True)
             _note(f"ready: web page {url}/  API {url}/v1/generations  (Ctrl-C ends it)")
@@ -200,6 +197,19 @@ def _serve(arguments: argparse.Namespace) -> int:
         _note(f"phosphene serve: {error}")
         return 1
     return 0
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Yield what SIGINT and SIGTERM set, which do nothing else meanwhile."""
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:

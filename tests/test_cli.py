@@ -162,8 +162,10 @@ def test_a_service_that_does_not_start_says_why(
         raise RuntimeError("the service did not start. Generator: no memory")
 
     monkeypatch.setattr("serving.cluster.local_service", fails)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert main(["serve"]) == 1
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert after == before, "whoever starts processes from here would start them deaf to SIGTERM"
     assert "phosphene serve: the service did not start. Generator: no memory\n" in capsys.readouterr().err
 
 

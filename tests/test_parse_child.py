@@ -192,9 +192,10 @@ def test_files_of_very_many_parts_are_refused_soon(tmp_path: Path) -> None:
     for case in hostile_parts.parts(CANARY, samples()):
         assert len(case.content) < 4_000_000
         (tmp_path / "upload").write_bytes(case.content)
-        began = time.process_time()
+        began = time.thread_time()
         head, _ = read(tmp_path / "upload", request, 512)
-        seconds = time.process_time() - began
-        if head["code"] not in ("epochs_mismatch", "too_many_epochs") or seconds > 3.0:
+        seconds = time.thread_time() - began
+        # a busy machine takes several times as long as an idle one, without the bounds they all take longer than this
+        if head["code"] not in ("epochs_mismatch", "too_many_epochs") or seconds > ParseLimits().cpu_s:
             faults[case.name] = f"{head['code']} after {seconds:.1f} s: {head['detail']}"
     assert not faults, faults
