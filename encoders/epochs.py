@@ -30,7 +30,7 @@ MAX_AVERAGED = 2**53 - 1
 
 
 class EpochsMismatch(ValueError):
-    """A recording cannot be used as it is; the message says what to change, ``too_many`` if it is fewer epochs."""
+    """A recording cannot be used as it is; the message says what to change; ``too_many``: it has too many epochs."""
 
     def __init__(self, message: str, *, too_many: bool = False) -> None:
         super().__init__(message)
