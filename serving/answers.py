@@ -19,7 +19,7 @@ from serving.previews import signal_previews
 from serving.problems import refusal
 from serving.provenance import Marker, PictureFacts
 from serving.rendering import to_base64
-from serving.sandbox import BUSY, Refused, Sandbox
+from serving.sandbox import PASSING, Refused, Sandbox
 from serving.schema import (
     MAX_PICTURES,
     BundleInfo,
@@ -272,7 +272,8 @@ class Answers:
 def _accepted(result: SignalEpochs | Refused, index: int, n_files: int) -> SignalEpochs:
     if isinstance(result, Refused):
         where = f"file {index + 1}: " if n_files > 1 else ""
-        raise refusal(result.code, where + result.detail, retry_after_s=_RETRY_QUEUE_S if result.code == BUSY else None)
+        later = _RETRY_QUEUE_S if result.code in PASSING else None
+        raise refusal(result.code, where + result.detail, retry_after_s=later)
     return result
 
 

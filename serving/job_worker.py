@@ -205,6 +205,8 @@ class JobWorker:
             await self._insist(self._give_back, job, False, "", _RETRY_S)
         elif problem.code == "replica_lost":
             await self._insist(self._give_back, job, True, "quarantined", 0.0)
+        elif problem.code == "uploads_down":
+            await self._insist(self._give_back, job, True, problem.code, _RETRY_S)
         elif problem.code == "unknown_bundle":
             # it was served when the job was taken: whether it is gone for good is decided as for jobs that wait
             await self._insist(self._give_back, job, False, "", _RETRY_S)

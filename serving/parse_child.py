@@ -27,6 +27,7 @@ from encoders.readers import read_epochs
 from serving.event_names import kept_names
 from serving.landlock import allow_files
 from serving.plain_epochs import pack_epochs
+from serving.reading_ends import DONE, FAILED, status_of
 from serving.settings import ParseLimits
 
 HEADER = struct.Struct("!I")
@@ -54,7 +55,7 @@ def isolate(job: Path) -> None:
 
 def serve_upload(
     listener: socket.socket,
-    announce: int,
+    announce: socket.socket,
     job: Path,
     examples: Path,
     limits: ParseLimits,
@@ -62,10 +63,14 @@ def serve_upload(
     *,
     isolated: bool,
 ) -> None:
-    """Wait for one upload and answer it, in a forked process that ends here whatever happens."""
+    """Wait for one upload and answer it, in a forked process that ends here whatever happens.
+
+    Its exit status says what happened; ``announce`` gets its connection, on which the server tells what it cannot.
+    """
+    ending = FAILED
     try:
         gc.disable()
-        keep_only(listener.fileno(), announce)
+        keep_only(listener.fileno(), announce.fileno())
         os.chdir(job)
         tempfile.tempdir = os.environ["HOME"] = os.environ["TMPDIR"] = str(job)
         rehearse(examples)
@@ -73,37 +78,40 @@ def serve_upload(
         if isolated:
             isolate(job)
         connection, _ = listener.accept()
-        os.write(announce, HEADER.pack(os.getpid()))
+        socket.send_fds(announce, [HEADER.pack(os.getpid())], [connection.fileno()])
         listener.close()
-        os.close(announce)
+        announce.close()
         connection.settimeout(RECEIVE_TIMEOUT_S)
-        request, upload = _receive_upload(connection, job)
+        request, upload, presence = _receive_upload(connection, job)
         connection.settimeout(limits.wall_s)
         limit(limits, n_bytes=upload.stat().st_size, statm=idle_pages)
         os.close(idle_pages)
-        end_with_client(connection)
+        end_with_client(presence)
         head, parts = read(upload, request, max_epochs)
         packed = json.dumps({**head, "n_bytes": sum(map(len, parts))}).encode()
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         connection.sendall(HEADER.pack(len(packed)) + packed)
         for part in parts:
             connection.sendall(part)
+        ending = DONE
+    except Exception as error:
+        ending = status_of(error)
     finally:
         # no clean-up handlers of the parent run here: end at once, even after MemoryError
-        os._exit(0)
+        os._exit(ending)
 
 
-def end_with_client(connection: socket.socket) -> None:
-    """Let the kernel end this process when the other side hangs up, so that nobody's reading costs nobody a place.
+def end_with_client(presence: int) -> None:
+    """Let the kernel end this process when its client leaves, so that nobody's reading costs nobody a place.
 
-    Whoever waits for the answer sends nothing meanwhile: the signal of the connection is the end of it.
+    ``presence`` is the end of a pipe that the client holds open and never writes to: its only signal is that it closed.
+    The connection would not do: what signals that the last bytes have arrived may run after they were read.
     """
-    descriptor = connection.fileno()
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
-    readable, _, _ = select.select([connection], [], [], 0.0)
-    if readable and not connection.recv(1, socket.MSG_PEEK):  # gone before the signal was asked for
-        os._exit(0)
+    fcntl.fcntl(presence, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(presence, fcntl.F_SETFL, fcntl.fcntl(presence, fcntl.F_GETFL) | os.O_ASYNC)
+    readable, _, _ = select.select([presence], [], [], 0.0)
+    if readable:  # gone before the signal was asked for
+        os._exit(DONE)
 
 
 def rehearse(examples: Path) -> None:
@@ -130,10 +138,12 @@ def limit(limits: ParseLimits, *, n_bytes: int, statm: int) -> None:
     """
     pages = int(os.pread(statm, 64, 0).split()[0])
     memory = pages * resource.getpagesize() + limits.memory_mb * _MB + 6 * n_bytes
-    spent = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(usage.ru_utime + usage.ru_stime)
+    # at the first of these SIGXCPU, which tells the end from others; at the second SIGKILL, whatever was made of that
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + limits.cpu_s, spent + limits.cpu_s + 1))
     for kind, value in (
         (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, spent + limits.cpu_s),
         (resource.RLIMIT_NOFILE, limits.n_files_open),
         (resource.RLIMIT_FSIZE, 64 * _MB + 4 * n_bytes),
         (resource.RLIMIT_NPROC, 0),
@@ -186,17 +196,22 @@ def _refused(code: str, detail: str) -> tuple[dict[str, Any], Sequence[memoryvie
     return {"code": code, "detail": detail}, ()
 
 
-def _receive_upload(connection: socket.socket, job: Path) -> tuple[dict[str, Any], Path]:
-    (n_head,) = HEADER.unpack(_receive(connection, HEADER.size))
+def _receive_upload(connection: socket.socket, job: Path) -> tuple[dict[str, Any], Path, int]:
+    """Return the request, the upload, and a descriptor that the client's leaving ends."""
+    first, descriptors, _, _ = socket.recv_fds(connection, HEADER.size, 1)
+    if not first:
+        os._exit(DONE)
+    (n_head,) = HEADER.unpack(first)
+    (presence,) = descriptors
     if n_head > MAX_HEADER:
-        os._exit(0)
+        os._exit(FAILED)
     request: dict[str, Any] = json.loads(_receive(connection, n_head))
     upload = job / "upload"
     left = request["n_bytes"]
     with upload.open("xb") as file:
         while left:
             left -= file.write(_receive(connection, min(left, _MB)))
-    return request, upload
+    return request, upload, presence
 
 
 def _receive(connection: socket.socket, n_bytes: int) -> bytes:
@@ -204,6 +219,6 @@ def _receive(connection: socket.socket, n_bytes: int) -> bytes:
     while len(received) < n_bytes:
         chunk = connection.recv(n_bytes - len(received))
         if not chunk:
-            os._exit(0)
+            os._exit(DONE)
         received += chunk
     return bytes(received)

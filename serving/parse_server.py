@@ -8,6 +8,7 @@ then copies, would otherwise be most of the time that a small upload takes.
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import resource
 import select
@@ -30,6 +31,7 @@ from encoders.readers import read_epochs
 from encoders.zip_input import MAX_UNPACKED_BYTES
 from serving.landlock import landlock_version
 from serving.parse_child import HEADER, RECEIVE_TIMEOUT_S, isolate, keep_only, rehearse, serve_upload
+from serving.reading_ends import reason_of
 from serving.reading_folder import remove_abandoned
 from serving.settings import ParseLimits
 
@@ -44,11 +46,12 @@ _MAX_FOLDER_BYTES = MAX_UNPACKED_BYTES + (1 << 30)
 
 @dataclass
 class _Child:
-    """A fork: its folder, a descriptor that becomes readable when it ends, and when it is killed (monotonic)."""
+    """A fork: its folder, a descriptor that is readable once it ended, when it is killed (monotonic), its client."""
 
     folder: Path
     ended: int
     deadline: float = float("inf")
+    client: socket.socket | None = None
 
 
 def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
@@ -69,7 +72,8 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
     listener.bind(str(folder / "s"))
     os.chmod(folder / "s", 0o600)
     listener.listen(_BACKLOG)
-    taken, announce = os.pipe()
+    taken, announce = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    taken.setblocking(False)
     children: dict[int, _Child] = {}
     server = os.getpid()
     ready = False
@@ -88,14 +92,11 @@ def main(folder: Path, limits: ParseLimits, max_epochs: int) -> None:
         watched = [taken, sys.stdin, *(child.ended for child in children.values())]
         readable, _, _ = select.select(watched, [], [], _LOOK_S if busy else None)
         if sys.stdin in readable:
-            _reap(children, limits, now=float("inf"))
+            _reap(children, taken, limits, now=float("inf"))
             shutil.rmtree(folder, ignore_errors=True)
             return
-        if taken in readable:
-            (pid,) = HEADER.unpack(os.read(taken, HEADER.size))
-            if pid in children:
-                children[pid].deadline = time.monotonic() + RECEIVE_TIMEOUT_S + limits.wall_s
-        _reap(children, limits, now=time.monotonic())
+        _hear(taken, children, limits)
+        _reap(children, taken, limits, now=time.monotonic())
 
 
 def missing_isolation(folder: Path) -> str:
@@ -173,20 +174,48 @@ def _flat_edf() -> bytes:
     return f"{fixed}{signal}".encode() + bytes(40 * 100 * 2)
 
 
-def _reap(children: dict[int, _Child], limits: ParseLimits, now: float) -> None:
+def _hear(taken: socket.socket, children: dict[int, _Child], limits: ParseLimits) -> None:
+    """Note which children have a client by now."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(taken, HEADER.size, 1)
+            child = children[HEADER.unpack(message)[0]]
+            child.deadline = time.monotonic() + RECEIVE_TIMEOUT_S + limits.wall_s
+            child.client = socket.socket(fileno=descriptors[0])
+
+
+def _reap(children: dict[int, _Child], taken: socket.socket, limits: ParseLimits, now: float) -> None:
     """Collect children that ended, kill those past their deadline or with too many files, remove their folders."""
     for pid, child in list(children.items()):
         at_work = child.deadline < float("inf")
-        if now >= child.deadline or now == float("inf") or (at_work and _too_much(child.folder, limits.n_files)):
+        late = now >= child.deadline or now == float("inf")
+        if full := not late and at_work and _too_much(child.folder, limits.n_files):
+            ended_by_us = "files"
+        else:
+            ended_by_us = "time" if late else ""
+        if late or full:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        elif os.waitpid(pid, os.WNOHANG)[0] == 0:
+        ended, status, usage = os.wait4(pid, 0 if late or full else os.WNOHANG)
+        if ended == 0:
             continue
+        _hear(taken, children, limits)  # it may have announced itself since
+        if child.client is not None:
+            reason = reason_of(status, usage.ru_utime + usage.ru_stime, limits, ended_by_us=ended_by_us)
+            if reason is not None:
+                _tell(child.client, *reason)
+            child.client.close()
         os.close(child.ended)
         # a process that was taken over may leave folders too deep to walk; they go with the server's own folder
         with contextlib.suppress(RecursionError):
             shutil.rmtree(child.folder, ignore_errors=True)
         del children[pid]
+
+
+def _tell(client: socket.socket, code: str, detail: str) -> None:
+    """Answer in place of a process that ended; whoever does not take it at once gets no reason."""
+    head = json.dumps({"code": code, "detail": detail, "n_bytes": 0}).encode()
+    with contextlib.suppress(OSError):
+        client.send(HEADER.pack(len(head)) + head, socket.MSG_DONTWAIT)
 
 
 def _too_much(folder: Path, n_files: int) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -29,8 +30,10 @@ from serving.settings import ParseLimits, ServingSettings
 _HEADER = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
 _MAX_DETAIL = 4000
-_CODES = ("epochs_mismatch", "too_many_epochs", "reading_failed")
+_CODES = ("epochs_mismatch", "too_many_epochs", "reading_failed", "reading_timed_out", "uploads_down")
 BUSY = "too_many_requests"
+# Refusals that say nothing against the file: it may be sent again.
+PASSING = (BUSY, "uploads_down")
 # A child may answer with this many bytes per byte received, plus a constant: files may hold 16-bit samples, or be
 # compressed, where the answer is float32.
 _ANSWER_RATIO = 16
@@ -201,30 +204,45 @@ class Sandbox:
                 "reading_timed_out",
                 f"reading the file took longer than {self._limits.wall_s:g} s; send a shorter recording",
             )
-        return Refused(
-            "reading_failed",
-            f"the process that read the file ended early: it crashed, or used more than {self._limits.cpu_s} s of "
-            f"processor time or the memory allowed; send a shorter or an undamaged recording",
-        )
+        return Refused("reading_failed", "the process that read the file ended without a word; send the file again")
 
     async def _ask(self, request: dict[str, object], content: bytes) -> tuple[dict[str, object], bytes] | None:
         """Send one upload; None if the connection ended without an answer."""
+        head = json.dumps(request).encode()
+        # the process that reads holds the other end of this pipe, and ends when ours is closed, however we end
+        theirs, presence = os.pipe()
+        with contextlib.ExitStack() as held:
+            held.callback(os.close, presence)
+            try:
+                connection = await self._connect(_HEADER.pack(len(head)), theirs)
+            except OSError:
+                await self.start()
+                connection = await self._connect(_HEADER.pack(len(head)), theirs)
+            finally:
+                os.close(theirs)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            # what is not sent by then is of no use; whoever reads it ends with the connection
+            held.callback(writer.transport.abort)
+            try:
+                writer.write(head)
+                writer.write(content)
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+                return await _receive(reader, _ANSWER_RATIO * len(content) + _ANSWER_MARGIN)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return None
+
+    async def _connect(self, first: bytes, handed_over: int) -> socket.socket:
+        """Connect with the reader; the first bytes carry a descriptor with them."""
+        connection = socket.socket(socket.AF_UNIX)
         try:
-            reader, writer = await asyncio.open_unix_connection(self._folder / "s")
-        except OSError:
-            await self.start()
-            reader, writer = await asyncio.open_unix_connection(self._folder / "s")
-        try:
-            head = json.dumps(request).encode()
-            writer.write(_HEADER.pack(len(head)) + head)
-            writer.write(content)
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
-            return await _receive(reader, _ANSWER_RATIO * len(content) + _ANSWER_MARGIN)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
-        finally:
-            writer.transport.abort()  # what is not sent by now is of no use; whoever reads it ends with the connection
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, str(self._folder / "s"))
+            socket.send_fds(connection, [first], [handed_over])
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         if self._server is not None:

@@ -49,6 +49,8 @@ async def answer(
         raise refusal("epochs_mismatch", "planted: this is no recording")
     if order == "lost":
         raise refusal("replica_lost", "planted")
+    if order == "no-room":
+        raise refusal("uploads_down", "planted", retry_after_s=1)
     if order == "busy" and not Path(value).exists():
         raise refusal("queue_full", "planted", retry_after_s=1)
     if order == "step":

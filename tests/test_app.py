@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_bundle import make_tiny_bundle
 
 from serving.rendering import SOURCE_TYPE
+from serving.sandbox import Refused, Sandbox
 from serving.schema import EmbeddingResponse, GenerationResponse, Problem
 from serving.settings import JobSettings, ParseLimits, ReplicaSettings, ServingSettings
 
@@ -185,6 +186,18 @@ def test_a_busy_service_says_when_to_come_back(http: httpx.Client, backend: Fake
         if response.status_code == 429:
             check_problem(response, 429, "too_many_requests")
             assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_service_without_room_to_read_does_not_blame_the_file(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(*_: object, **__: object) -> Refused:
+        return Refused("uploads_down", "planted")
+
+    monkeypatch.setattr(Sandbox, "read", read)
+    response = post(http, make_epochs().to_bytes())
+    check_problem(response, 503, "uploads_down")
+    assert int(response.headers["Retry-After"]) >= 1
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,10 @@ def test_the_job_that_kills_its_worker_is_found_and_its_mates_finish(workers: Wo
     assert [workers.result(job_id)["seed"] for job_id in mates] == list(range(7))
 
 
-@pytest.mark.parametrize(("order", "code"), [("error", "internal_error"), ("lost", "quarantined")])
-def test_a_failure_is_tried_twice_and_a_lost_replica_too(workers: Workers, order: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("order", "code"), [("error", "internal_error"), ("lost", "quarantined"), ("no-room", "uploads_down")]
+)
+def test_what_may_pass_is_tried_twice(workers: Workers, order: str, code: str) -> None:
     bad, good = workers.submit(order), workers.submit("ok 1")
     process = workers.start()
     ended = workers.wait(bad)

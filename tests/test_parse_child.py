@@ -110,7 +110,9 @@ def test_descriptors_are_closed_but_the_named_ones() -> None:
 
 
 @pytest.mark.parametrize("leaves", ["while it is read", "before"])
-def test_a_reading_ends_when_its_client_hangs_up(leaves: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_ends_when_its_client_leaves_and_for_nothing_else(
+    leaves: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "job").mkdir()
     started = tmp_path / "job" / "started"
 
@@ -127,10 +129,13 @@ def test_a_reading_ends_when_its_client_hangs_up(leaves: str, tmp_path: Path, mo
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(tmp_path / "s"))
     request = json.dumps({"n_bytes": 3}).encode()
-    client.sendall(HEADER.pack(len(request)) + request + b"abc")
+    theirs, presence = os.pipe()
+    socket.send_fds(client, [HEADER.pack(len(request))], [theirs])
+    os.close(theirs)
+    client.sendall(request + b"abc")
     if leaves == "before":
-        client.close()
-    _, announce = os.pipe()
+        os.close(presence)
+    heard, announce = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         limits = ParseLimits(wall_s=60.0, cpu_s=60)
@@ -140,15 +145,21 @@ def test_a_reading_ends_when_its_client_hangs_up(leaves: str, tmp_path: Path, mo
         while not started.exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        # the kernel may signal that bytes have arrived after they were read: nothing on the connection ends a reading
+        client.sendall(b"late")
         time.sleep(0.2)
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended although its client was there"
-        client.close()
+        os.close(presence)
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) in (0, -signal.SIGIO)
     assert started.exists() == (leaves != "before")
+    message, (connection,), _, _ = socket.recv_fds(heard, HEADER.size, 1)
+    assert HEADER.unpack(message) == (pid,)
+    for opened in (client, listener, heard, announce, socket.socket(fileno=connection)):
+        opened.close()
 
 
 def test_every_resource_has_a_limit() -> None:
