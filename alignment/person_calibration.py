@@ -32,6 +32,7 @@ from alignment.target_table import TargetTable, read_target_table
 from encoders.durable_files import write_atomic
 from encoders.epochs import SignalEpochs
 from encoders.modality import combination
+from encoders.part_bounds import own_files
 from encoders.readers import read_epochs
 from encoders.store import EpochStore
 
@@ -191,7 +192,8 @@ def main() -> None:
         store = EpochStore.open(arguments.store)
         epochs, source = person_epochs(store, arguments.subject, "train", arguments.epochs), arguments.store
     else:
-        epochs, source = read_epochs(arguments.recording), str(arguments.recording)
+        with own_files():
+            epochs, source = read_epochs(arguments.recording), str(arguments.recording)
         epochs = epochs.select(np.arange(epochs.n_epochs)[: arguments.epochs or None])
     if arguments.labelled:
         assert table is not None

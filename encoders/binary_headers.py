@@ -7,6 +7,7 @@ import mne
 import numpy as np
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 _ENTRY = struct.Struct("<I3i")
@@ -74,8 +75,9 @@ def _check_egi_events(path: Path, version: int, n_channels: int, n_samples: int,
         raise EpochsMismatch("the EGI file is cut short; copy it again")
     table = np.memmap(path, kind, "r", offset=start, shape=(n_samples, n_channels + n_events))
     n_found = sum(int(np.count_nonzero(table[at : at + _BLOCK, n_channels:])) for at in range(0, n_samples, _BLOCK))
-    if n_events > MAX_EGI_KINDS or n_found > MAX_EGI_EVENTS:
+    most, most_kinds = at_most(MAX_EGI_EVENTS), at_most(MAX_EGI_KINDS)
+    if n_events > most_kinds or n_found > most:
         raise EpochsMismatch(
-            f"the EGI file holds {n_found} events of {n_events} kinds, at most {MAX_EGI_EVENTS} of {MAX_EGI_KINDS} "
+            f"the EGI file holds {n_found} events of {n_events} kinds, at most {most} of {most_kinds} "
             "are read; send a part of the recording"
         )

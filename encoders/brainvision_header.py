@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 from encoders.quotation import quoted
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
@@ -48,7 +49,7 @@ def check_brainvision(path: Path) -> None:
     check_rate(1e6 / interval if interval else math.inf)
     _check_data(header, data, int(n_channels))
     if marker is not None:
-        _text(marker, MAX_MARKER_BYTES, "marker file")
+        _text(marker, at_most(MAX_MARKER_BYTES), "marker file")
 
 
 def check_companion(path: Path, name: str, role: str) -> Path:
@@ -82,9 +83,9 @@ def _check_data(header: str, data: Path, n_channels: int) -> None:
     if "ASCII" in (text.upper() for text in _values(header, "DataFormat")):
         with data.open("rb") as file:
             n_lines = sum(1 for _ in file)
-        if n_lines > MAX_SAMPLE_LINES:
+        if n_lines > (most := at_most(MAX_SAMPLE_LINES)):
             raise EpochsMismatch(
-                f"the data file has {n_lines} lines of text, at most {MAX_SAMPLE_LINES} are read; export it as binary"
+                f"the data file has {n_lines} lines of text, at most {most} are read; export it as binary"
             )
         return
     unknown = [text for text in formats if text not in _SAMPLE_BYTES]
@@ -115,8 +116,8 @@ def _text(path: Path, max_bytes: int, what: str) -> str:
     if path.stat().st_size > max_bytes:
         raise EpochsMismatch(f"the {what} has more than {max_bytes} bytes, which no {what} needs; export it again")
     content = path.read_bytes()
-    if max(content.count(b"\n"), content.count(b"\r")) > MAX_LINES:
-        raise EpochsMismatch(f"the {what} has more than {MAX_LINES} lines, at most so many are read; send a part")
+    if max(content.count(b"\n"), content.count(b"\r")) > (most := at_most(MAX_LINES)):
+        raise EpochsMismatch(f"the {what} has more than {most} lines, at most so many are read; send a part")
     if max(map(len, content.splitlines()), default=0) > MAX_LINE_BYTES:
         raise EpochsMismatch(f"the {what} has a line of more than {MAX_LINE_BYTES} bytes; export the recording again")
     # found as MNE finds it, which decodes with it: in UTF-7 a line would look like nothing here

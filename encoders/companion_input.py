@@ -17,6 +17,7 @@ from encoders.brainvision_header import check_brainvision, check_companion
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.hdf5_structure import check_hdf5
 from encoders.matlab_structure import HDF5_SIGNATURE, VERSION_73, check_matlab5
+from encoders.part_bounds import at_most
 from encoders.recording_bounds import MAX_CHANNELS, check_rate
 
 MAX_UNNAMED = 3000
@@ -54,10 +55,10 @@ def read_eeglab(path: Path) -> "SignalEpochs | mne.io.BaseRaw":
 
 def _read_epochs(path: Path, n_trials: int, table: object) -> SignalEpochs:
     names = _locking_events(table, n_trials)
-    if not names and np.size(np.asarray(table, dtype=object)) and n_trials > MAX_UNNAMED:
+    if not names and np.size(np.asarray(table, dtype=object)) and n_trials > (most := at_most(MAX_UNNAMED)):
         raise EpochsMismatch(
             f"the data set has {n_trials} epochs and does not say at which event each is locked, at most "
-            f"{MAX_UNNAMED} such are read; save them in several files"
+            f"{most} such are read; save them in several files"
         )
     # with names of its own, the reader is spared its own search, in the square of the number of epochs
     events = np.column_stack([np.arange(n_trials), np.zeros(n_trials, int), np.ones(n_trials, int)])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from encoders.cutting import found_events, signal_channels
 from encoders.epochs import EpochsMismatch, SignalEpochs, known_kind, positions_of
+from encoders.part_bounds import own_files
 from encoders.readers import opened_recording
 
 
@@ -39,7 +40,7 @@ class ContinuousRecording:
 
 
 def read_recording(path: Path, onsets: Sequence[float] | None = None) -> ContinuousRecording:
-    """Read a continuous file in any of the formats of `encoders.formats`; nothing is filtered.
+    """Read a continuous file of one's own in any of the formats of `encoders.formats`; nothing is filtered.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def read_recording(path: Path, onsets: Sequence[float] | None = None) -> Continu
     EpochsMismatch
         If the file cannot be read, holds epochs, or has no events and no onsets are given.
     """
-    with opened_recording(path) as (raw, kind):
+    with own_files(), opened_recording(path) as (raw, kind):
         if isinstance(raw, SignalEpochs):
             raise EpochsMismatch(f"the {kind} file holds epochs, and only a continuous recording can be replayed")
         sfreq = float(raw.info["sfreq"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 
 MAX_LINES = 10_000
 MAX_LINE_LETTERS = 10_000
@@ -29,9 +30,9 @@ def check_ctf_companions(folder: Path) -> None:
         with file.open(errors="replace") as text:
             while line := text.readline(MAX_LINE_LETTERS + 1):
                 n_lines += 1
-                if n_lines > MAX_LINES or len(line) > MAX_LINE_LETTERS:
+                if n_lines > (most := at_most(MAX_LINES)) or len(line) > MAX_LINE_LETTERS:
                     raise EpochsMismatch(
-                        f"a text file of the CTF folder has more than {MAX_LINES} lines, or a line of more than "
+                        f"a text file of the CTF folder has more than {most} lines, or a line of more than "
                         f"{MAX_LINE_LETTERS} characters; leave it out, or send a part"
                     )
         if file.name == _MARKERS:

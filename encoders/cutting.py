@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from encoders.epochs import EpochsMismatch, SignalEpochs, known_kind
 from encoders.modality import CHANNEL_KINDS
+from encoders.part_bounds import at_most
 from encoders.resample import FIR, HAMMING_WIDTH
 
 MAX_BYTES = 2 * 1024**3
@@ -93,8 +94,8 @@ def cut_epochs(
 def _check_gaps(raw: "mne.io.BaseRaw") -> None:
     """Refuse many gaps: what lies between two is filtered on its own."""
     n_gaps = sum(bool(_GAP.match(str(text))) for text in raw.annotations.description)
-    if n_gaps > MAX_GAPS:
-        raise EpochsMismatch(f"the recording has {n_gaps} gaps, at most {MAX_GAPS} are filtered around; send a part")
+    if n_gaps > (most := at_most(MAX_GAPS)):
+        raise EpochsMismatch(f"the recording has {n_gaps} gaps, at most {most} are filtered around; send a part")
 
 
 def _given_events(

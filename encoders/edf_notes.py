@@ -7,6 +7,7 @@ length, and in the cube for digits. Layout: Kemp & Olivan 2003, section 2.2.2, "
 import re
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 
 MAX_LISTS = 300_000
 MAX_NOTES = 30_000
@@ -43,12 +44,13 @@ def check_notes(content: bytes) -> None:
             for start in _START.finditer(text):
                 n_open, opened_at = n_open + 1, opened_at + found.start() + start.start()
                 steps += len(start.group()) ** 3 // 10
-                if n_open > MAX_OPEN or steps + n_open * found.end() - opened_at > MAX_STEPS:
+                if n_open > at_most(MAX_OPEN) or steps + n_open * found.end() - opened_at > at_most(MAX_STEPS):
                     raise EpochsMismatch(_DAMAGED)
-        if n_lists > MAX_LISTS or n_notes > MAX_NOTES or n_notes * longest > MAX_LETTERS:
+        most = at_most(MAX_NOTES)
+        if n_lists > at_most(MAX_LISTS) or n_notes > most or n_notes * longest > at_most(MAX_LETTERS):
             raise EpochsMismatch(
-                f"the file has too many or too long annotations, at most {MAX_NOTES} are read; send a part of the "
+                f"the file has too many or too long annotations, at most {most} are read; send a part of the "
                 "recording"
             )
-    if steps + n_open * len(content) - opened_at > MAX_STEPS:
+    if steps + n_open * len(content) - opened_at > at_most(MAX_STEPS):
         raise EpochsMismatch(_DAMAGED)

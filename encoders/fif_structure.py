@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 from encoders.recording_bounds import MAX_CHANNELS, MAX_SFREQ
 
 MAX_TAGS = 300_000
@@ -65,7 +66,7 @@ def blocks_of(path: Path) -> set[int]:
         if seen.directory_at > 0 and seen.directory_at not in seen.tags:
             _tag(file, seen.directory_at, size, seen)  # it often stands behind the tag that says it is the last
         _check_directory(file, seen)
-    if seen.n_averages * len(seen.tags) > MAX_TAGS_OF_AVERAGES:
+    if seen.n_averages * len(seen.tags) > at_most(MAX_TAGS_OF_AVERAGES):
         raise EpochsMismatch(
             f"the FIF file holds {seen.n_averages} averages in {len(seen.tags)} tags, too many to read in time; save "
             "them in several files, or as epochs"
@@ -79,15 +80,15 @@ def _tag(file: IO[bytes], position: int, size: int, seen: _Seen) -> int:
     header = file.read(_HEAD.size)
     if not header:
         return -1
-    if len(header) < _HEAD.size or len(seen.tags) >= MAX_TAGS:
+    if len(header) < _HEAD.size or len(seen.tags) >= at_most(MAX_TAGS):
         raise EpochsMismatch(_DAMAGED)
     kind, type_, length, following = _HEAD.unpack(header)
     end = position + _HEAD.size + length
     if length < 0 or end > size or (following > 0 and not end <= following <= size):
         raise EpochsMismatch(_DAMAGED)
     seen.tags[position] = (kind, type_, length)
-    if kind == _ONSETS and length > MAX_NOTES * _ELEMENT_BYTES.get(type_, 1):
-        raise EpochsMismatch(f"the FIF file has more than {MAX_NOTES} annotations; save it with those of stimuli alone")
+    if kind == _ONSETS and length > (most := at_most(MAX_NOTES)) * _ELEMENT_BYTES.get(type_, 1):
+        raise EpochsMismatch(f"the FIF file has more than {most} annotations; save it with those of stimuli alone")
     if kind in _LOOKED_AT:
         _check_value(file, kind, type_, length, seen)
     if type_ & 0x7FFF0000:

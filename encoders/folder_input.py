@@ -18,6 +18,7 @@ import numpy as np
 from encoders.bti_header import check_bti
 from encoders.ctf_companions import check_ctf_companions
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS, check_rate
 
@@ -112,8 +113,8 @@ def _check_counts(what: str, n_channels: int, n_samples: int, sfreq: float) -> N
 
 
 def _check_xml(path: Path) -> None:
-    if path.stat().st_size > MAX_XML_BYTES:
-        raise EpochsMismatch(f"an XML file of the recording has more than {MAX_XML_BYTES} bytes; export it again")
+    if path.stat().st_size > (most := at_most(MAX_XML_BYTES)):
+        raise EpochsMismatch(f"an XML file of the recording has more than {most} bytes; export it again")
     if not is_plain_xml(path.read_bytes()):
         raise EpochsMismatch("an XML file of the recording declares entities or is not UTF-8; export it again")
 
@@ -122,9 +123,10 @@ def _check_events(tracks: Sequence[bytes]) -> None:
     """Bound the events and their kinds: the reader goes through all events for every kind."""
     n_words = sum(track.count(b"event") for track in tracks)  # at least one in each
     kinds = {code for track in tracks for code in _CODE.findall(track)}
-    if n_words > 3 * MAX_EVENTS or len(kinds) > MAX_KINDS:
+    most, most_kinds = at_most(MAX_EVENTS), at_most(MAX_KINDS)
+    if n_words > 3 * most or len(kinds) > most_kinds:
         raise EpochsMismatch(
-            f"the .mff folder has more than {MAX_EVENTS} events or {MAX_KINDS} kinds of them; send a part of it"
+            f"the .mff folder has more than {most} events or {most_kinds} kinds of them; send a part of it"
         )
 
 
@@ -135,8 +137,8 @@ def _check_signal(path: Path) -> None:
     with path.open("rb") as file:
         while position < size:
             n_blocks += 1
-            if n_blocks > MAX_BLOCKS:
-                raise EpochsMismatch(f"the signal file has more than {MAX_BLOCKS} blocks; send a part of the recording")
+            if n_blocks > (most := at_most(MAX_BLOCKS)):
+                raise EpochsMismatch(f"the signal file has more than {most} blocks; send a part of the recording")
             file.seek(position)
             flag, n_header, n_block, n_channels = np.frombuffer(file.read(16).ljust(16, b"\x00"), "<i4").tolist()
             if flag == 1:

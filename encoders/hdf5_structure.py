@@ -13,6 +13,7 @@ import numpy as np
 
 from encoders.epochs import EpochsMismatch
 from encoders.matlab_structure import VERSION_73
+from encoders.part_bounds import at_most
 
 MAX_OBJECTS = 10_000
 MAX_LETTERS = 300_000
@@ -90,8 +91,8 @@ class _Walk:
         if address in self._seen:
             raise EpochsMismatch("the HDF5 file holds one object under two names; save it again")
         self._seen.add(address)
-        if len(self._seen) > MAX_OBJECTS:
-            raise EpochsMismatch(f"the HDF5 file has more than {MAX_OBJECTS} objects; remove EEG.etc and history")
+        if len(self._seen) > (most := at_most(MAX_OBJECTS)):
+            raise EpochsMismatch(f"the HDF5 file has more than {most} objects; remove EEG.etc and history")
         return address
 
     def _dataset(self, data: h5py.Dataset) -> None:
@@ -110,8 +111,8 @@ class _Walk:
         # readers make text of numbers one by one
         if bytes(data.attrs.get("MATLAB_class", b"")) == b"char":
             self._n_letters += math.prod(data.shape or (0,))
-        if self._n_letters > MAX_LETTERS:
-            raise EpochsMismatch(f"the HDF5 file holds more than {MAX_LETTERS} letters of text; remove EEG.history")
+        if self._n_letters > (most := at_most(MAX_LETTERS)):
+            raise EpochsMismatch(f"the HDF5 file holds more than {most} letters of text; remove EEG.history")
         if data.dtype.kind == "O":
             if h5py.check_ref_dtype(data.dtype) is not h5py.Reference:
                 raise EpochsMismatch("the HDF5 file holds values of variable length; save it with MATLAB's -v7.3")
@@ -120,8 +121,8 @@ class _Walk:
             raise EpochsMismatch("the HDF5 file holds opaque values; save numbers, text, cells and structures")
 
     def _targets(self, data: h5py.Dataset) -> list[int]:
-        if math.prod(data.shape or (0,)) > MAX_OBJECTS:
-            raise EpochsMismatch(f"the HDF5 file has more than {MAX_OBJECTS} references; remove EEG.etc and history")
+        if math.prod(data.shape or (0,)) > (most := at_most(MAX_OBJECTS)):
+            raise EpochsMismatch(f"the HDF5 file has more than {most} references; remove EEG.etc and history")
         references = np.atleast_1d(np.asarray(data[()], dtype=object)).ravel()
         return [_address(self._file[reference]) for reference in references if reference]
 
@@ -142,7 +143,7 @@ class _Walk:
                     open_.add(following)
                     continue
                 sizes[top] = 1 + sum(sizes[target] for target in self._points.get(top, ()))
-                if sizes[top] > MAX_EXPANDED:
+                if sizes[top] > at_most(MAX_EXPANDED):
                     raise EpochsMismatch("the HDF5 file refers to the same values too often; save it again")
                 trail.pop()
                 open_.discard(top)

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 
 MAX_ELEMENTS = 400_000
 MAX_DEPTH = 24
@@ -91,8 +92,8 @@ class _Walk:
     def element(self, content: memoryview | bytes, position: int, padded: bool = True) -> tuple[int, memoryview, int]:
         """Return kind, content and end of the element at ``position``."""
         self._n_elements += 1
-        if self._n_elements > MAX_ELEMENTS:
-            raise EpochsMismatch(f"the MATLAB file has more than {MAX_ELEMENTS} elements; remove EEG.etc and history")
+        if self._n_elements > (most := at_most(MAX_ELEMENTS)):
+            raise EpochsMismatch(f"the MATLAB file has more than {most} elements; remove EEG.etc and history")
         if position + 8 > len(content):
             raise EpochsMismatch(_DAMAGED)
         kind, n_bytes = struct.unpack_from(self._order + "II", content, position)

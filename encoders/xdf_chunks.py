@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from encoders.epochs import EpochsMismatch
+from encoders.part_bounds import at_most
 from encoders.plain_xml import is_plain_xml
 from encoders.recording_bounds import MAX_BYTES, MAX_CHANNELS
 
@@ -61,8 +62,8 @@ def check_chunks(path: Path) -> None:
     while position < len(content):
         n_chunks += 1
         length, position = _length(content, position)
-        if n_chunks > MAX_CHUNKS:
-            raise EpochsMismatch(f"the XDF file has more than {MAX_CHUNKS} chunks, which take too long; send a part")
+        if n_chunks > (most := at_most(MAX_CHUNKS)):
+            raise EpochsMismatch(f"the XDF file has more than {most} chunks, which take too long; send a part")
         if length < 2 or position + length > len(content):
             raise EpochsMismatch(_DAMAGED)
         kind = int.from_bytes(content[position : position + 2], "little")
@@ -122,9 +123,10 @@ def _check_samples(body: bytes, stream: _Stream) -> None:
                 position += length
     if position != len(body):
         raise EpochsMismatch(_DAMAGED)
-    if stream.n_texts > MAX_TEXTS or stream.n_breaks > MAX_BREAKS:
+    most, most_breaks = at_most(MAX_TEXTS), at_most(MAX_BREAKS)
+    if stream.n_texts > most or stream.n_breaks > most_breaks:
         raise EpochsMismatch(
-            f"a stream has more than {MAX_TEXTS} texts or {MAX_BREAKS} breaks in its time; send a part"
+            f"a stream has more than {most} texts or {most_breaks} breaks in its time; send a part"
         )
 
 
@@ -135,10 +137,11 @@ def _check_clocks(streams: dict[bytes, _Stream]) -> None:
         raise EpochsMismatch("the clock of a stream was measured as a value that is not finite; record again")
     steps = [np.diff(clock, axis=0) for clock in clocks]
     n_resets = sum(int(((step[:, 0] < 0) | (np.abs(step[:, 1]) > RESET_S)).sum()) for step in steps)
-    if sum(map(len, clocks)) > MAX_CLOCK_OFFSETS or n_resets > MAX_CLOCK_RESETS:
+    most, most_resets = at_most(MAX_CLOCK_OFFSETS), at_most(MAX_CLOCK_RESETS)
+    if sum(map(len, clocks)) > most or n_resets > most_resets:
         raise EpochsMismatch(
-            f"the clocks of the streams were measured more than {MAX_CLOCK_OFFSETS} times or set anew more than "
-            f"{MAX_CLOCK_RESETS} times; record again"
+            f"the clocks of the streams were measured more than {most} times or set anew more than "
+            f"{most_resets} times; record again"
         )
 
 

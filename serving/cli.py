@@ -362,9 +362,11 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _embed(arguments: argparse.Namespace) -> int:
     from encoders.imported_encoder import embed_epochs, save_embeds
+    from encoders.part_bounds import own_files
     from encoders.readers import read_epochs
 
-    epochs = read_epochs(arguments.file)
+    with own_files():
+        epochs = read_epochs(arguments.file)
     embeds, info = embed_epochs(arguments.encoder, epochs, subject=arguments.subject, whiten=arguments.whiten)
     save_embeds(arguments.out, embeds, epochs, info)
     told = {"n_epochs": len(embeds), "width": embeds.shape[1], "target_space": info.target_space}

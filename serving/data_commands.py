@@ -146,6 +146,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from alignment.person_calibration import calibrate_label_free, calibrate_labelled, person_epochs
     from alignment.person_map import save_person
     from alignment.target_table import read_target_table
+    from encoders.part_bounds import own_files
     from encoders.readers import read_epochs
     from encoders.store import EpochStore
 
@@ -155,7 +156,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.store:
         epochs = person_epochs(EpochStore.open(arguments.store), arguments.subject, arguments.split)
     else:
-        epochs = read_epochs(arguments.recording)
+        with own_files():
+            epochs = read_epochs(arguments.recording)
     source = str(arguments.store or arguments.recording)
     if arguments.labelled:
         person = calibrate_labelled(model, epochs, read_target_table(arguments.targets), source=source)

@@ -8,6 +8,7 @@ import pybv
 import pytest
 from public_layouts import all_blocks
 
+from encoders.brainvision_header import MAX_LINES
 from encoders.datasets.things_eeg1 import (
     THINGS_EEG1_CHANNELS,
     ThingsEeg1,
@@ -38,12 +39,13 @@ def write_events(file: Path, rows: list[dict[str, object]]) -> None:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write(root: Path, subject: str, ch_names: list[str], seed: int = 0) -> np.ndarray:
+def write(root: Path, subject: str, ch_names: list[str], seed: int = 0, n_markers: int = 0) -> np.ndarray:
     folder = root / subject / "eeg"
     folder.mkdir(parents=True)
     data = 1e-5 * np.random.default_rng(seed).standard_normal((len(ch_names), 42_000))
+    base, markers = f"{subject}_task-rsvp_eeg", np.column_stack([np.arange(n_markers), np.ones(n_markers, int)])
     pybv.write_brainvision(
-        data=data, sfreq=1000, ch_names=ch_names, fname_base=f"{subject}_task-rsvp_eeg", folder_out=folder
+        data=data, sfreq=1000, ch_names=ch_names, fname_base=base, folder_out=folder, events=markers
     )
     write_events(folder / f"{subject}_task-rsvp_events.tsv", events())
     return data
@@ -89,6 +91,13 @@ def test_the_signal_is_that_of_the_published_preprocessing(root: Path) -> None:
     data, columns, _ = all_blocks(config)["sub-02"]
     np.testing.assert_array_equal(data, expected.data)
     assert columns["split"] == ["train"] * 2 + [""] * 2 + ["train"] * 2 + [""] * 2 + ["test"] * 6
+
+
+def test_a_session_may_have_more_markers_than_an_upload(tmp_path: Path) -> None:
+    write(tmp_path, "sub-03", list(THINGS_EEG1_CHANNELS), n_markers=MAX_LINES + 1)
+    (tmp_path / "test_images.csv").write_text("\n".join(TESTED))
+    data, _, _ = all_blocks(ThingsEeg1(root=tmp_path))["sub-03"]
+    assert data.shape == (4 + 6, 63, 276)
 
 
 def test_people_that_are_named_are_kept(root: Path) -> None:

@@ -27,6 +27,7 @@ from encoders.datasets.subject_folders import subject_folders
 from encoders.datasets.tables import number, read_list, read_table, truth
 from encoders.epoch_source import EpochMetadata, EpochPart, EpochSource
 from encoders.epochs import SignalEpochs
+from encoders.part_bounds import own_files
 from encoders.things_eeg import continuous_things_eeg, cut_things_eeg
 
 ONSET_RATE = 1000.0
@@ -104,7 +105,8 @@ class RsvpPart:
     def blocks(self) -> Iterator[tuple[SignalEpochs, EpochMetadata]]:
         """Filter the whole recording, then cut it."""
         header, table = (Path(path) for path in self.inputs)
-        raw = pick_channels(read_brainvision(header), header)
+        with own_files():
+            raw = pick_channels(read_brainvision(header), header)
         onsets, metadata = read_rsvp_events(table, self.config.root / "test_images.csv")
         samples = onset_samples(onsets, raw, table)
         kept = [i for i, split in enumerate(metadata.split) if split or self.config.with_unassigned]
