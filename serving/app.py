@@ -237,7 +237,7 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     BundleError
         If the bundle is incomplete or damaged.
     ValueError
-        If the master key cannot be used.
+        If the master key cannot be used, or the folder of jobs was filled with encryption set otherwise.
     OSError
         If uploads cannot be isolated on this machine, unless the settings allow that; with encryption, if they cannot
         be read in memory.
@@ -246,7 +246,8 @@ def build(settings: ServingSettings | Mapping[str, Any]) -> Application:
     require_isolation(checked.parse)
     if checked.jobs.encryption.on:
         require_memory(Path(checked.jobs.encryption.memory_folder))
-        open_blobs(checked.jobs.resolved())
+    if checked.jobs.folder:
+        open_blobs(checked.jobs.resolved()).check_encryption()
     files: dict[str, object] = {
         "access": checked.access.resolved(),
         "pictures": checked.pictures.resolved(),

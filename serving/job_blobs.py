@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["uploads", "results", "previews"]
 KINDS: tuple[Kind, ...] = ("uploads", "results", "previews")
+# So many of a kind tell how all were stored: nothing is mixed, since a service does not start on the other kind.
+_LOOKED_AT = 20
 _LENGTH = struct.Struct("!I")
 
 
@@ -103,6 +105,33 @@ class JobBlobs:
                 f"one of the {kind} of jobs is encrypted, and jobs.encryption is off; set it as it was when they came"
             )
         return content
+
+    def check_encryption(self) -> None:
+        """Refuse what was stored with encryption on where it is off now, or the other way: its jobs would be lost.
+
+        A store that cannot be reached is left to whoever uses it.
+
+        Raises
+        ------
+        ValueError
+            If there is an upload or a result of the other kind.
+        """
+        on = self._vault is not None
+        self._files.invalidate_cache()
+        for kind in ("uploads", "results"):
+            folder = f"{self._root}/{kind}"
+            try:
+                with _reporting():
+                    paths = self._files.ls(folder, detail=False) if self._files.isdir(folder) else []
+                    heads = [self._files.cat_file(path, start=0, end=len(MAGIC)) for path in paths[:_LOOKED_AT]]
+            except OSError:
+                return
+            if any(head.startswith(MAGIC) != on for head in heads if head):
+                was, now = ("off", "on") if on else ("on", "off")
+                raise ValueError(
+                    f"the jobs folder holds {kind} from when jobs.encryption was {was}, and it is {now}: they would be "
+                    "lost; set it as it was until they are done and expired, or take another jobs.folder"
+                )
 
     def destroy_key(self, owner: str) -> bool:
         """Make everything of an owner unreadable; return whether there was a key."""

@@ -34,7 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "bad_body": (400, "The body is not multipart form data"),
     "no_file": (422, "No recording was sent"),
     "too_many_files": (422, "Too many recordings were sent"),
-    "epochs_mismatch": (422, "The recording does not fit the bundle"),
+    "epochs_mismatch": (422, "The recording cannot be used"),
     "reading_timed_out": (422, "Reading the recording took too long"),
     "reading_failed": (422, "The recording could not be read"),
     "too_many_epochs": (422, "The recording holds too many epochs"),

@@ -17,7 +17,7 @@ from serving.cluster import free_port
 from serving.job_blobs import KINDS, JobBlobs, Kind, open_blobs, pack_upload, unpack_upload
 from serving.schema import GenerationFields
 from serving.settings import JobSettings
-from serving.vault import KeyDestroyed, new_master_key
+from serving.vault import KeyDestroyed, Vault, new_master_key
 
 
 class FlatFiles(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -156,6 +156,30 @@ def test_after_the_key_is_destroyed_only_an_upload_makes_another(keys: Encryptio
     (tmp_path / "keys").rename(tmp_path / "away")
     with pytest.raises(OSError, match="folder of keys"):  # waited for, and not taken for destroyed
         blobs.read("uploads", "a", owner="anna")
+
+
+@pytest.mark.parametrize("store", ["folder", "s3"])
+@pytest.mark.parametrize("kind", ["uploads", "results"])
+def test_encryption_is_not_switched_over_jobs_that_would_be_lost(
+    store: str, kind: Kind, keys: EncryptionSettings, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = str(tmp_path / "jobs")
+    if store == "s3":
+        request.getfixturevalue("s3")
+        folder = f"s3://bucket/switched-{kind}"
+    plain, sealed = JobBlobs(folder), JobBlobs(folder, Vault(keys.master_key_file, keys.key_folder))
+    for blobs in (plain, sealed):
+        blobs.check_encryption()  # nothing is there yet
+    sealed.write("uploads", "a", b"x", owner="anna")
+    for before, after, was in ((sealed, plain, "on"), (plain, sealed, "off")):
+        for name in KINDS:
+            before.remove(name, "a")
+            after.remove(name, "a")
+        before.write(kind, "a", b"canary", owner="anna")
+        before.check_encryption()
+        with pytest.raises(ValueError, match=f"holds {kind} from when jobs.encryption was {was}"):
+            after.check_encryption()
+        assert before.read(kind, "a", owner="anna") == b"canary"
 
 
 def test_settings_that_would_not_protect_are_refused(keys: EncryptionSettings, tmp_path: Path) -> None:

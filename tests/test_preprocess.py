@@ -1,5 +1,4 @@
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,17 +229,6 @@ def test_meg_has_no_reference() -> None:
     assert np.isfinite(meg(noise(3, layout=layout, volt=1e-13)).data).all()
     with pytest.raises(EpochsMismatch, match="mag channels vary"):
         meg(noise(3, layout=layout, volt=1e-7))
-
-
-def test_one_request_is_fast(fitted: Preprocessor) -> None:
-    epochs = noise(4, seconds=1.104)
-    fitted(epochs)
-    durations = []
-    for _ in range(10):
-        start = time.perf_counter()
-        fitted(epochs)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.015
 
 
 def things_eeg1(shared_data: Path) -> SignalEpochs:
