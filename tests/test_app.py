@@ -16,10 +16,13 @@ from fake_service import CH_NAMES, IMAGE_SIZE, FakeBackend, fake_service, make_e
 from PIL import Image
 from tiny_bundle import make_tiny_bundle
 
+from serving.access_settings import EncryptionSettings
+from serving.job_blobs import JobBlobs
 from serving.rendering import SOURCE_TYPE
 from serving.sandbox import Refused, Sandbox
 from serving.schema import EmbeddingResponse, GenerationResponse, Problem
 from serving.settings import JobSettings, ParseLimits, ReplicaSettings, ServingSettings
+from serving.vault import new_master_key
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +333,18 @@ def test_who_uses_a_file_of_one_machine_stands_on_that_machine(tmp_path: Path, d
     built = build_app(build(settings), name="phosphene").deployments
     on_head = {one.name for one in built if "node:__internal_head__" in one.ray_actor_options.get("resources", {})}
     assert on_head == (set() if database else {"Ingress", "Jobs"})
+
+
+def test_a_service_is_not_built_over_jobs_that_it_could_not_read(tmp_path: Path) -> None:
+    from serving.app import build
+
+    jobs = JobSettings(folder=str(tmp_path / "jobs"))
+    settings = ServingSettings(bundle=make_tiny_bundle(tmp_path / "bundle"), jobs=jobs)
+    build(settings)
+    assert not (tmp_path / "jobs").exists(), "a look makes no folders"
+    JobBlobs(jobs.folder).write("uploads", "a", b"plain")
+    build(settings)
+    new_master_key(tmp_path / "master.key")
+    keys = EncryptionSettings(master_key_file=str(tmp_path / "master.key"), key_folder=str(tmp_path / "keys"))
+    with pytest.raises(ValueError, match="holds uploads from when jobs.encryption was off"):
+        build(settings.model_copy(update={"jobs": jobs.model_copy(update={"encryption": keys})}))
