@@ -202,6 +202,7 @@ class Ingress:
             await self._backend.warm(places)
         except Exception:
             logger.exception("the bundles stay as they are: the new ones cannot be served")
+            self._backend.reject()
             return
         self._backend.use(places)
         logger.warning("bundles served from now on: %s", [place.id for place in places])

@@ -119,6 +119,10 @@ class Backend(Protocol):
         """Return the bundles being served; requests that name none get the first."""
         ...
 
+    def rejects(self) -> bool:
+        """Tell whether the list of bundles that was given last cannot be served, so that those from before are."""
+        ...
+
     async def describe(self, place: BundlePlace) -> ServedBundle:
         """Describe a bundle; one that is served no more is described as long as its folder is there."""
         ...

@@ -79,6 +79,10 @@ class LocalBackend:
         """Return the bundles being served."""
         return self._places
 
+    def rejects(self) -> bool:
+        """Tell that no other list of bundles was given."""
+        return False
+
     async def describe(self, place: BundlePlace) -> ServedBundle:
         """Describe a bundle; no model is loaded for it."""
         if place not in self._described:

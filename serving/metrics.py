@@ -28,6 +28,11 @@ class Metrics:
         )
         self.in_flight = Gauge("phosphene_in_flight", "Requests inside the service", registry=self._registry)
         self.streams_open = Gauge("phosphene_streams_open", "Live recordings that are open", registry=self._registry)
+        self.bundles_rejected = Gauge(
+            "phosphene_bundles_rejected",
+            "1 while the list of bundles that was given last cannot be served, and the one before is",
+            registry=self._registry,
+        )
         self.stage_seconds = Histogram(
             "phosphene_stage_seconds", "Seconds per stage", ["stage"], buckets=_SECONDS, registry=self._registry
         )

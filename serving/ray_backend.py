@@ -38,6 +38,7 @@ class RayBackend:
         self._generator = generator
         self._places: tuple[BundlePlace, ...] = ()
         self._described: dict[BundlePlace, ServedBundle] = {}
+        self._rejects = False
 
     def places(self) -> tuple[BundlePlace, ...]:
         """Return the bundles being served."""
@@ -45,8 +46,16 @@ class RayBackend:
 
     def use(self, places: tuple[BundlePlace, ...]) -> None:
         """Serve other bundles from now on; requests that have begun go on with theirs."""
-        self._places = places
+        self._places, self._rejects = places, False
         self._described = {place: one for place, one in self._described.items() if place in places}
+
+    def reject(self) -> None:
+        """Note that other bundles were to be served and cannot be."""
+        self._rejects = True
+
+    def rejects(self) -> bool:
+        """Tell whether that was the last that was asked for."""
+        return self._rejects
 
     async def warm(self, places: tuple[BundlePlace, ...]) -> None:
         """Load the default one of bundles that are to be served, and describe all."""

@@ -73,6 +73,7 @@ def create_app(
     """
     quiet_servers()
     metrics = Metrics()
+    metrics.bundles_rejected.set_function(lambda: float(backend.rejects()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -71,6 +71,9 @@ class FakeBackend:
     def places(self) -> tuple[BundlePlace, ...]:
         return tuple(BundlePlace(one, "unused") for one in self.bundle_ids)
 
+    def rejects(self) -> bool:
+        return False
+
     async def describe(self, place: BundlePlace) -> ServedBundle:
         return ServedBundle(place, INFO.model_copy(update={"id": place.id}))
 

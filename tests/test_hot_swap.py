@@ -181,6 +181,7 @@ def test_a_wrong_list_ends_nothing_and_lost_replicas_start_under_it(
         redeploy(settings.model_copy(update={"bundle": Path("/" + "x" * 300)}))  # one that cannot even be looked for
     time.sleep(3.0)
     assert replicas() == before
+    assert "phosphene_bundles_rejected 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text
     for name in ("Encoder", "Generator"):
         for pid, _ in before[name]:
             os.kill(pid, signal.SIGKILL)
@@ -192,3 +193,6 @@ def test_a_wrong_list_ends_nothing_and_lost_replicas_start_under_it(
         job = client.wait(client.submit(RECORDING, seed=3, num_inference_steps=2).id, timeout_s=60.0)
         assert job.result is not None and job.result.bundle_id == Bundle.load(folders[0]).id
         assert client.ready()
+    redeploy(settings)
+    time.sleep(3.0)
+    assert "phosphene_bundles_rejected 0.0" in httpx.get(f"{url}/metrics", trust_env=False).text
