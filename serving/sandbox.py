@@ -38,6 +38,8 @@ PASSING = (BUSY, "uploads_down")
 # compressed, where the answer is float32.
 _ANSWER_RATIO = 16
 _ANSWER_MARGIN = 64 << 20
+# The process that reads counts its time from when it has the file; whoever waits, from when it was sent.
+_GRACE_S = 0.5
 _UNSAFE = (
     "run on a kernel and container runtime with Landlock, or, where every file that arrives is trusted, set "
     "`parse: {allow_unsandboxed_uploads: true}` in the settings"
@@ -194,7 +196,7 @@ class Sandbox:
 
     async def _answer(self, request: dict[str, object], content: bytes) -> tuple[dict[str, object], bytes] | None:
         try:
-            return await asyncio.wait_for(self._ask(request, content), self._limits.wall_s + 2.0)
+            return await asyncio.wait_for(self._ask(request, content), self._limits.wall_s + _GRACE_S)
         except TimeoutError:
             return None
 
