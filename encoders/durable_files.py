@@ -1,11 +1,17 @@
 """Files that survive a crash: written aside, synced, moved into place; and the sha256 by which they are checked."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error is that of a disk without room, or of a used-up quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def file_sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import mne
 
 from encoders.cutting import cut_epochs
+from encoders.durable_files import is_full
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.folder_input import folder_recording
 from encoders.formats import FORMATS, UNKNOWN, Format
@@ -66,6 +67,8 @@ def read_epochs(
     ------
     EpochsMismatch
         If the recording cannot be used; the message says why and names no path.
+    OSError
+        If there is no room to unpack it.
     """
     with opened_recording(path) as (recording, kind):
         if isinstance(recording, SignalEpochs):
@@ -98,6 +101,8 @@ def opened_recording(path: Path) -> Iterator[tuple["SignalEpochs | mne.io.BaseRa
     ------
     EpochsMismatch
         If the recording cannot be used; the message says why and names no path.
+    OSError
+        If there is no room to unpack it.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,6 +117,8 @@ def opened_recording(path: Path) -> Iterator[tuple["SignalEpochs | mne.io.BaseRa
         except EpochsMismatch:
             raise
         except Exception as error:
+            if is_full(error):
+                raise
             raise EpochsMismatch(
                 f"the file looks like {file_format.name}, but cannot be read ({_plain(error)}); export it again"
             ) from error
@@ -181,6 +188,8 @@ def _gunzip(path: Path, target: Path) -> Path:
                     raise EpochsMismatch(f"the gzip unpacks to more than {limit} bytes; send the recording itself")
                 sink.write(chunk)
     except (OSError, EOFError, zlib.error) as error:
+        if is_full(error):
+            raise
         raise EpochsMismatch("the gzip is damaged or cut short; copy it again") from error
     return target
 

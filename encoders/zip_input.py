@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from encoders.durable_files import is_full
 from encoders.epochs import EpochsMismatch
 from encoders.zip_layout import overlap
 
@@ -43,6 +44,8 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     except EpochsMismatch:
         raise
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        if is_full(error):
+            raise
         raise EpochsMismatch("the zip is damaged or packed in an unusual way; pack it anew with deflate") from error
 
 

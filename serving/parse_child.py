@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import encoders
+from encoders.durable_files import is_full
 from encoders.epochs import EpochsMismatch, SignalEpochs
 from encoders.readers import read_epochs
 from serving.event_names import kept_names
@@ -173,6 +174,8 @@ def read(upload: Path, request: dict[str, Any], max_epochs: int) -> tuple[dict[s
     except MemoryError:
         return _refused("reading_failed", "reading the file needs more memory than allowed; send a shorter recording")
     except Exception as error:
+        if is_full(error):
+            raise
         # a reader met bytes it does not understand; its own words may hold paths, so only the kind is passed on
         return _refused(
             "epochs_mismatch",

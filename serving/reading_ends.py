@@ -1,9 +1,9 @@
 """What is told of an upload whose process ended without an answer: why, and whose fault that is."""
 
-import errno
 import os
 import signal
 
+from encoders.durable_files import is_full
 from serving.settings import ParseLimits
 
 # Exit statuses of `serving.parse_child`: all was said, or nobody is there; something unforeseen; two known reasons.
@@ -15,7 +15,7 @@ def status_of(error: BaseException) -> int:
     """Return the exit status that stands for an exception."""
     if isinstance(error, TimeoutError):
         return LATE
-    return NO_ROOM if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED
+    return NO_ROOM if is_full(error) else FAILED
 
 
 def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_by_us: str = "") -> tuple[str, str] | None:

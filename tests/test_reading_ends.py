@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import errno
 import faulthandler
+import gzip
 import os
 import signal
 import socket
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_service import make_epochs
 from hostile_parts import edf_of
 
 from encoders.epochs import SignalEpochs
+from serving.parse_child import read
 from serving.reading_ends import LATE, NO_ROOM, reason_of, status_of
 from serving.sandbox import Refused, Sandbox
 from serving.settings import ParseLimits
@@ -138,3 +142,29 @@ def test_a_file_that_costs_too_much_is_told_so() -> None:
 
 def test_nothing_is_told_of_a_file_that_was_read() -> None:
     assert isinstance(read_and(lambda pid: None, make_epochs(2).to_bytes()), SignalEpochs)
+
+
+@pytest.mark.parametrize("packed", ["zip", "gzip"])
+def test_no_room_to_unpack_is_not_the_fault_of_the_file(
+    packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_epochs(2).save(tmp_path / "x-epo.fif")
+    upload = tmp_path / "upload"
+    if packed == "zip":
+        with zipfile.ZipFile(upload, "w") as archive:
+            archive.write(tmp_path / "x-epo.fif", "x-epo.fif")
+    else:
+        upload.write_bytes(gzip.compress((tmp_path / "x-epo.fif").read_bytes()))
+    request = {"window": {}, "onsets": None, "keep_subject": False}
+    assert read(upload, request, 10)[0]["code"] == "ok"
+    plain = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any) -> Any:
+        if "x" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(path, mode, *rest)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        read(upload, request, 10)
+    assert status_of(caught.value) == NO_ROOM
