@@ -5,6 +5,7 @@ is removing files and one row.
 """
 
 import sqlite3
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -151,7 +152,8 @@ def _sqlite(file: Path) -> Engine:
     def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
         nonlocal known
         connection.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
         record.info["file"] = _file_id(file)
         known = True
@@ -168,6 +170,19 @@ def _sqlite(file: Path) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a file to its write-ahead log, for good: where several do so at once, SQLite tells some not to wait."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _file_id(file: Path) -> tuple[int, int] | None:

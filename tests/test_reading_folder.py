@@ -59,15 +59,19 @@ def start_service(temporary: Path) -> tuple["subprocess.Popen[bytes]", int]:
 
 async def half_an_upload(sandbox: Sandbox, content: bytes) -> asyncio.StreamWriter:
     """Send the first half of an upload and wait until its reader has written it down."""
-    _, writer = await asyncio.open_unix_connection(sandbox._folder / "s")
+    theirs, presence = os.pipe()
     head = json.dumps({"n_bytes": 2 * len(content), "onsets": None, "window": {}, "keep_subject": False}).encode()
-    writer.write(struct.pack("!I", len(head)) + head + content)
+    connection = await sandbox._connect(struct.pack("!I", len(head)), theirs)
+    os.close(theirs)
+    _, writer = await asyncio.open_unix_connection(sock=connection)
+    writer.write(head + content)
     await writer.drain()
 
     def written() -> bool:
         return any(file.stat().st_size for file in sandbox._folder.glob("job-*/upload"))
 
     await asyncio.to_thread(wait_until, written)
+    os.close(presence)
     return writer
 
 
