@@ -154,10 +154,11 @@ def cases(service: Service, samples: dict[str, bytes]) -> list[Case]:
     return corpus(service.canary, samples)
 
 
-def fault_of(service: Service, client: httpx.Client, case: Case) -> str:
-    """Post a case; return what is wrong with the answer, nothing if it is as it should be."""
+def fault_of(service: Service, client: httpx.Client, case: Case, *beside: bytes) -> str:
+    """Post a case, and other files with it; return what is wrong with the answer, nothing if it is as it should be."""
+    files = [("file", ("../../etc/passwd", content)) for content in (case.content, *beside)]
     started = time.monotonic()
-    answer = client.post("/v1/embeddings", files={"file": ("../../etc/passwd", case.content)}, data={"preview": "true"})
+    answer = client.post("/v1/embeddings", files=files, data={"preview": "true"})
     seconds = time.monotonic() - started
     if seconds > (SOON_S if case.hangs else ANSWER_S):
         return f"answered after {seconds:.1f} s"
@@ -221,6 +222,20 @@ def test_names_that_shout_are_not_repeated(service: Service, cases: list[Case]) 
     with httpx.Client(base_url=service.url, timeout=60.0, trust_env=False) as client:
         faults = {case.name: fault for case in made if (fault := fault_of(service, client, case))}
     assert not faults, json.dumps(faults, indent=1)
+
+
+@pytest.mark.parametrize("beside", ["a sound file", "itself"])
+def test_pairs_with_a_hostile_file_are_refused_too(
+    beside: str, service: Service, cases: list[Case], samples: dict[str, bytes]
+) -> None:
+    faults = {}
+    with httpx.Client(base_url=service.url, timeout=60.0, trust_env=False) as client:
+        for case in cases[5::24]:
+            other = samples["FIF epochs"] if beside == "a sound file" else case.content
+            if fault := fault_of(service, client, case, other):
+                faults[case.name] = fault
+    assert not faults, json.dumps(faults, indent=1)
+    assert untouched(service)
 
 
 @pytest.mark.faults
