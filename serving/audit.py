@@ -2,8 +2,9 @@
 
 Every line carries the hash of the one before. With a secret key the hashes cannot be made again by whoever can write
 the file; without one they show accidents and clumsy edits only. A second small file, the head, says how far the log
-goes, so that lines missing at its end are found as well. Lines are on disk before the call returns. No signal, no file
-name and no name of a recorded person belongs here; `serving.door` decides what is written.
+goes, so that lines missing at its end are found as well; an older copy of both is found by a note of the last record
+that was kept elsewhere. Lines are on disk before the call returns. No signal, no file name and no name of a recorded
+person belongs here; `serving.door` decides what is written.
 """
 
 import fcntl
@@ -12,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from pathlib import Path
 
 Fact = str | int | bool
 START = "0" * 64
+_NOTE = re.compile(r"[1-9][0-9]{0,17}:[0-9a-f]{64}")
 _TAIL_BYTES = 1 << 16
 _HEAD_BYTES = 256
 _MIN_KEY_BYTES = 32
@@ -28,11 +31,15 @@ _MIN_KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What `verify` found: records from `first` to `last`; `fault` is empty if all is as it was written."""
+    """What `verify` found: records from `first` to `last`; `fault` is empty if all is as it was written.
+
+    `note` is the number and the hash of the last record, to be kept where whoever can write the log cannot.
+    """
 
     first: int
     last: int
     fault: str = ""
+    note: str = ""
 
 
 class AuditLog:
@@ -160,7 +167,7 @@ def read_audit_key(path: Path) -> bytes:
     return key
 
 
-def verify(path: Path, key: bytes | None = None) -> AuditReport:
+def verify(path: Path, key: bytes | None = None, note: str = "") -> AuditReport:
     """Check every record of a log, the parts that were put aside included, and that none is missing.
 
     The log may be in use; whoever writes waits only while its last part is read.
@@ -170,12 +177,21 @@ def verify(path: Path, key: bytes | None = None) -> AuditReport:
     path : Path
     key : bytes, optional
         The secret that it was written with.
+    note : str
+        Of an earlier report: the log must still hold that record, so that an older copy does not pass for it.
 
     Returns
     -------
     AuditReport
         Its fault names the first record that is not as it was written.
+
+    Raises
+    ------
+    ValueError
+        If `note` is none.
     """
+    if note and not _NOTE.fullmatch(note):
+        raise ValueError(f"{note!r} is no note of an audit log, expected NUMBER:HASH as an earlier `verify` printed it")
     with _no_writer(path):
         parts, last = _parts(path), path.read_bytes() if path.exists() else b""
         try:
@@ -200,7 +216,10 @@ def verify(path: Path, key: bytes | None = None) -> AuditReport:
     # the head is written after its record: a crash in between leaves it one behind
     if hashes.get(n_head) != hash_head or n_head < n - 1:
         return AuditReport(1, n, f"{path.name} ends with record {n}, its head says {n_head}")
-    return AuditReport(1 if n else 0, n)
+    n_noted, _, noted = note.partition(":")
+    if note and hashes.get(int(n_noted)) != noted:
+        return AuditReport(1, n, f"{path.name} does not hold record {n_noted} as it was noted; it is an older copy")
+    return AuditReport(1 if n else 0, n, note=f"{n}:{previous}" if n else "")
 
 
 def read_head(path: Path, key: bytes | None) -> tuple[int, str]:

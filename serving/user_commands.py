@@ -32,6 +32,7 @@ def add_user_commands(add: AddCommand) -> None:
     verify = _action(actions, "verify", _verify, "tell whether any record was changed, moved or taken away")
     verify.add_argument("file", type=Path)
     verify.add_argument("--key", type=Path, metavar="FILE", help="the secret that the log was written with")
+    verify.add_argument("--note", default="", metavar="N:HASH", help="what an earlier run told you to keep elsewhere")
     new_key = _action(actions, "new-key", _new_audit_key, "make a secret for access.audit_key_file")
     new_key.add_argument("file", type=Path)
 
@@ -120,13 +121,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     if not arguments.file.exists():
         raise ValueError(f"{arguments.file} does not exist, expected an audit log; name the one in access.audit_file")
-    report = verify(arguments.file, read_audit_key(arguments.key) if arguments.key else None)
+    report = verify(arguments.file, read_audit_key(arguments.key) if arguments.key else None, arguments.note)
     if arguments.json:
-        print(json.dumps({"first": report.first, "last": report.last, "fault": report.fault}))
+        print(json.dumps({"first": report.first, "last": report.last, "fault": report.fault, "note": report.note}))
     elif report.fault:
         print(f"NOT as it was written: {report.fault}. Records up to {report.last} are good.")
     else:
         print(f"records {report.first} to {report.last} are as they were written, and none is missing")
+        print(f"keep on another machine, for the next time: --note {report.note}" if report.note else "it is empty")
     return 1 if report.fault else 0
 
 

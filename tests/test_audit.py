@@ -81,6 +81,27 @@ def test_every_single_edit_is_found(tmp_path: Path, key: bytes | None) -> None:
             AuditLog(path, key=key).append({"who": "anybody"})
 
 
+@pytest.mark.parametrize("key", [KEY, None])
+def test_an_older_copy_of_log_and_head_is_found_by_a_note(tmp_path: Path, key: bytes | None) -> None:
+    path = tmp_path / "audit.jsonl"
+    assert verify(path, key).note == ""
+    write(path, 3, key)
+    older = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    first = verify(path, key).note
+    write(path, 4, key)
+    second = verify(path, key, note=first).note
+    assert verify(path, key, note=second).note == second != first
+    for file, content in older.items():
+        file.write_bytes(content)
+    assert not verify(path, key).fault and not verify(path, key, note=first).fault
+    assert "older copy" in verify(path, key, note=second).fault
+    write(path, 4, key)  # as many records as there were
+    assert not verify(path, key).fault and "older copy" in verify(path, key, note=second).fault
+    for wrong in ("3", "3:", f"0:{'0' * 64}", f"3:{'g' * 64}", f"{first}x"):
+        with pytest.raises(ValueError, match="no note"):
+            verify(path, key, note=wrong)
+
+
 def test_with_a_key_the_log_cannot_be_made_anew(tmp_path: Path) -> None:
     write(tmp_path / "audit.jsonl", 3, KEY)
     forged = tmp_path / "forged" / "audit.jsonl"

@@ -41,7 +41,13 @@ def test_an_audit_log_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[
     for status in (200, 422):
         log.append({"who": "lab/anna", "status": status})
     assert main(["audit", "verify", str(path), "--key", str(key)]) == 0
-    assert "records 1 to 2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "records 1 to 2" in told
+    note = told.split()[-2:]
+    assert main(["audit", "verify", str(path), "--key", str(key), *note]) == 0
+    assert main(["audit", "verify", str(path), "--key", str(key), "--note", f"3{note[1][1:]}"]) == 1
+    assert "older copy" in capsys.readouterr().out
+    assert main(["audit", "verify", str(path), "--note", "2"]) == 2
     path.write_bytes(path.read_bytes().replace(b"422", b"200"))
     assert main(["audit", "verify", str(path), "--key", str(key)]) == 1
     assert "record 2 was changed" in capsys.readouterr().out
