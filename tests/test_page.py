@@ -268,6 +268,42 @@ def test_jobs_show_previews_and_stay_in_the_history_until_they_are_deleted(
     assert browser.run("return localStorage.getItem('jobs')") == "[]"
 
 
+def test_jobs_of_another_key_are_not_forgotten(
+    browser: Browser, backend: FakeBackend, recording: Path, tmp_path: Path
+) -> None:
+    access, keys = create_group(AccessFile(), GroupDescription(group="lab", users=("anna", "ben")))
+    write_access_file(tmp_path / "access.yaml", access)
+    settings = ServingSettings(
+        bundle=Path("unused"),
+        access=AccessSettings(file=str(tmp_path / "access.yaml")),
+        jobs=JobSettings(folder=str(tmp_path / "jobs"), beat_s=0.1),
+    )
+    with fake_service(settings, backend, recording) as url:
+
+        def open_as(user: str) -> None:
+            browser.run(f"sessionStorage.setItem('key', '{keys[user]}')")
+            browser.open(url)
+            browser.wait("document.querySelector('#key-note').innerText.includes('is good')")
+
+        browser.open(url)
+        open_as("anna")
+        browser.send_file("#file", recording)
+        browser.click("#go")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+        assert not any(key in str(browser.run("return localStorage.getItem('jobs')")) for key in keys.values())
+        open_as("ben")
+        for button in ("plain", "danger"):
+            browser.run("document.querySelector('#problem').hidden = true")
+            browser.click(f"#jobs button.{button}")
+            browser.wait("!document.querySelector('#problem').hidden")
+            assert "with another key" in browser.text("#problem")
+        open_as("anna")
+        browser.click("#jobs button.plain")
+        browser.wait("document.querySelectorAll('#epochs .pictures img').length === 3")
+        browser.click("#jobs button.danger")
+        browser.wait("document.querySelector('#history').hidden")
+
+
 def test_cancelling_a_job_erases_it(browser: Browser, job_url: str, backend: FakeBackend, recording: Path) -> None:
     backend.step_s = 0.5
     finished = backend.n_finished

@@ -1,7 +1,7 @@
 // Choosing a recording, handing it in, following the work. Jobs where the service keeps them, else one long request.
 
 import { eventsOf } from "./events.js";
-import { ended, erase, forget, remember, showHistory, whenUnfinished } from "./history.js";
+import { ended, erase, missing, remember, showHistory, whenUnfinished } from "./history.js";
 import { startLive, stopLive } from "./live.js";
 import { $, ask, element, key, problemOf, showProblem } from "./page.js";
 import { showAnswer } from "./results.js";
@@ -155,8 +155,8 @@ async function follow(job, abort) {
 // Return what a job ended with, or why it cannot be followed; null if there is more to wait for.
 async function watched(job, abort) {
   const response = await ask(`/v1/jobs/${job.id}/events`, { signal: abort.signal });
-  if (response.status === 404) forget(job.id);
-  if ([401, 403, 404].includes(response.status)) return { refused: await problemOf(response) };
+  if (response.status === 404) return { refused: await missing(job.id, response) };
+  if ([401, 403].includes(response.status)) return { refused: await problemOf(response) };
   if (response.ok) for await (const [name, data] of eventsOf(response.body.getReader())) {
     if (name === "status" && data.status === "queued") progress({ stage: "wait" });
     else if (name === "progress") progress(data);

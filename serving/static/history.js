@@ -1,6 +1,6 @@
 // Jobs that this browser handed in: their numbers are kept here, everything else by the service until it expires.
 
-import { $, ask, element, problemOf, showProblem } from "./page.js";
+import { $, ask, element, key, problemOf, showProblem } from "./page.js";
 import { showAnswer } from "./results.js";
 
 const MAX_KEPT = 50;
@@ -19,16 +19,33 @@ function keep(jobs) {
   showHistory();
 }
 
+// The name of the key in use, which is no secret: phk_NAME_secret.
+const keyName = () => (key() || "").split("_")[1] || "";
+
 export function remember(job, words = UNFINISHED) {
+  const before = kept().find((one) => one.id === job.id);
+  const by = before ? before.by : keyName();
   const rest = kept().filter((one) => one.id !== job.id);
-  keep([{ id: job.id, created: job.created, words }, ...rest]);
+  keep([{ id: job.id, created: job.created, words, ...(by && { by }) }, ...rest]);
 }
 
-export const forget = (id) => keep(kept().filter((one) => one.id !== id));
+const forget = (id) => keep(kept().filter((one) => one.id !== id));
+
+// What to say of a job that the service does not have; it forgets it unless it may be that of another key.
+export async function missing(id, response) {
+  const job = kept().find((one) => one.id === id);
+  if (job && (job.by || "") !== keyName())
+    return { title: "The job is not there with this key", detail: `It was handed in ${job.by ? "with another key" : "without a key"}; enter that one to see or delete it.` };
+  forget(id);
+  return problemOf(response);
+}
 
 export async function erase(id) {
   const response = await ask(`/v1/jobs/${id}`, { method: "DELETE" });
-  if (!response.ok && response.status !== 404) throw await problemOf(response);
+  if (response.status === 404) {
+    const problem = await missing(id, response);
+    if (kept().some((one) => one.id === id)) throw problem;
+  } else if (!response.ok) throw await problemOf(response);
   forget(id);
 }
 
@@ -52,8 +69,7 @@ async function recall(job) {
   $("history-words").textContent = "";
   const response = await ask(`/v1/jobs/${job.id}`);
   if (!response.ok) {
-    showProblem(await problemOf(response));
-    if (response.status === 404) forget(job.id);
+    showProblem(response.status === 404 ? await missing(job.id, response) : await problemOf(response));
     return;
   }
   const status = await response.json();
