@@ -181,27 +181,26 @@ def _hear(taken: socket.socket, children: dict[int, _Child], limits: ParseLimits
             message, descriptors, _, _ = socket.recv_fds(taken, HEADER.size, 1)
             child = children[HEADER.unpack(message)[0]]
             child.deadline = time.monotonic() + RECEIVE_TIMEOUT_S + limits.wall_s
-            child.client = socket.socket(fileno=descriptors[0])
+            if descriptors:  # none where this process has no room for another
+                child.client = socket.socket(fileno=descriptors[0])
 
 
 def _reap(children: dict[int, _Child], taken: socket.socket, limits: ParseLimits, now: float) -> None:
     """Collect children that ended, kill those past their deadline or with too many files, remove their folders."""
     for pid, child in list(children.items()):
         at_work = child.deadline < float("inf")
-        late = now >= child.deadline or now == float("inf")
-        if full := not late and at_work and _too_much(child.folder, limits.n_files):
-            ended_by_us = "files"
-        else:
-            ended_by_us = "time" if late else ""
-        if late or full:
+        ended_for = "time" if now >= child.deadline else ""
+        if not ended_for and at_work and _too_much(child.folder, limits.n_files):
+            ended_for = "files"
+        if ended_for:
             os.kill(pid, signal.SIGKILL)
-        ended, status, usage = os.wait4(pid, 0 if late or full else os.WNOHANG)
+        ended, status, usage = os.wait4(pid, 0 if ended_for else os.WNOHANG)
         if ended == 0:
             continue
         _hear(taken, children, limits)  # it may have announced itself since
         if child.client is not None:
-            reason = reason_of(status, usage.ru_utime + usage.ru_stime, limits, ended_by_us=ended_by_us)
-            if reason is not None:
+            reason = reason_of(status, usage.ru_utime + usage.ru_stime, limits, ended_for=ended_for)
+            if reason is not None and now < float("inf"):
                 _tell(child.client, *reason)
             child.client.close()
         os.close(child.ended)

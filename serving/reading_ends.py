@@ -18,7 +18,7 @@ def status_of(error: BaseException) -> int:
     return NO_ROOM if is_full(error) else FAILED
 
 
-def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_by_us: str = "") -> tuple[str, str] | None:
+def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_for: str = "") -> tuple[str, str] | None:
     """Say why a process ended.
 
     Parameters
@@ -29,7 +29,7 @@ def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_by_us: st
         Seconds of processor time that it used.
     limits : ParseLimits
         What it was allowed.
-    ended_by_us : {"", "time", "files"}
+    ended_for : {"", "time", "files"}
         Which limit the parse server ended it for, if it did.
 
     Returns
@@ -40,17 +40,15 @@ def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_by_us: st
     ended = os.waitstatus_to_exitcode(status)
     if ended == DONE or ended == -signal.SIGIO:  # the second: its client hung up
         return None
-    if ended_by_us == "time" or ended in (-signal.SIGALRM, LATE):
+    if ended_for == "time" or ended in (-signal.SIGALRM, LATE):
         return "reading_timed_out", f"reading the file took longer than {limits.wall_s:g} s; {_SHORTER}"
-    if ended_by_us == "files":
-        return (
-            "reading_failed",
-            f"the file unpacks to over {limits.n_files} files, or too many bytes; {_SHORTER}",
-        )
+    if ended_for == "files":
+        return "reading_failed", f"the file unpacks to over {limits.n_files} files, or too many bytes; {_SHORTER}"
     if ended == -signal.SIGXCPU or (ended == -signal.SIGKILL and cpu_s >= limits.cpu_s):
         return "reading_timed_out", f"reading the file took more than {limits.cpu_s} s of processor time; {_SHORTER}"
     if ended in (NO_ROOM, -signal.SIGKILL):
         lack = "no room to read the file" if ended == NO_ROOM else "most likely no memory left to read the file"
         return "uploads_down", f"the service has {lack} at the moment; send it again after the seconds in Retry-After"
-    how = f"ended by {signal.Signals(-ended).name}" if ended < 0 else "failed"
+    name = next((one.name for one in signal.Signals if one == -ended), f"signal {-ended}")  # not all have one
+    how = f"ended by {name}" if ended < 0 else "failed"
     return "reading_failed", f"the process that read the file {how}; the file is damaged, or a reader has a fault"

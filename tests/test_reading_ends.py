@@ -41,7 +41,7 @@ def wait_status(work: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def fall(number: signal.Signals) -> None:
+def fall(number: int) -> None:
     faulthandler.disable()
     os.kill(os.getpid(), number)
     time.sleep(5.0)
@@ -52,7 +52,7 @@ def fail(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "cpu_s", "ended_by_us", "code", "word"),
+    ("work", "cpu_s", "ended_for", "code", "word"),
     [
         (lambda: fall(signal.SIGALRM), 0.1, "", "reading_timed_out", "longer than 3 s"),
         (lambda: fall(signal.SIGKILL), 0.1, "time", "reading_timed_out", "longer than 3 s"),
@@ -64,14 +64,15 @@ def fail(error: Exception) -> None:
         (lambda: fail(OSError(errno.ENOSPC, "")), 0.1, "", "uploads_down", "no room"),
         (lambda: fail(OSError(errno.EDQUOT, "")), 0.1, "", "uploads_down", "no room"),
         (lambda: fall(signal.SIGSEGV), 0.1, "", "reading_failed", "SIGSEGV"),
+        (lambda: fall(signal.SIGRTMIN + 5), 0.1, "", "reading_failed", "ended by signal "),
         (lambda: fall(signal.SIGABRT), 0.1, "", "reading_failed", "SIGABRT"),
         (lambda: fail(ValueError()), 0.1, "", "reading_failed", "failed"),
     ],
 )
 def test_each_end_has_a_reason(
-    work: Callable[[], object], cpu_s: float, ended_by_us: str, code: str, word: str
+    work: Callable[[], object], cpu_s: float, ended_for: str, code: str, word: str
 ) -> None:
-    reason = reason_of(wait_status(work), cpu_s, LIMITS, ended_by_us=ended_by_us)
+    reason = reason_of(wait_status(work), cpu_s, LIMITS, ended_for=ended_for)
     assert reason is not None
     assert reason[0] == code and word in reason[1]
 
