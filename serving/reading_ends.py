@@ -47,8 +47,8 @@ def reason_of(status: int, cpu_s: float, limits: ParseLimits, *, ended_for: str 
     if ended == -signal.SIGXCPU or (ended == -signal.SIGKILL and cpu_s >= limits.cpu_s):
         return "reading_timed_out", f"reading the file took more than {limits.cpu_s} s of processor time; {_SHORTER}"
     if ended in (NO_ROOM, -signal.SIGKILL):
-        lack = "no room to read the file" if ended == NO_ROOM else "most likely no memory left to read the file"
-        return "uploads_down", f"the service has {lack} at the moment; send it again after the seconds in Retry-After"
+        lack = "no room in the temporary folder" if ended == NO_ROOM else "most likely no memory left"
+        return "uploads_down", f"the file could not be read: there is {lack} at the moment; try again later"
     name = next((one.name for one in signal.Signals if one == -ended), f"signal {-ended}")  # not all have one
     how = f"ended by {name}" if ended < 0 else "failed"
     return "reading_failed", f"the process that read the file {how}; the file is damaged, or a reader has a fault"
