@@ -103,6 +103,7 @@ class Sandbox:
         self._place = new_folder(Path(memory_folder) if memory_folder else None, in_memory=bool(memory_folder))
         self._folder = self._place.path
         self._server: subprocess.Popen[bytes] | None = None
+        self._closed = False
         self._starting = asyncio.Lock()
 
     @property
@@ -123,7 +124,8 @@ class Sandbox:
                 self._server = await asyncio.to_thread(self._spawn)
 
     def close(self) -> None:
-        """End the reader and remove its folder."""
+        """End the reader and remove its folder; what is being read is refused, and may be sent again."""
+        self._closed = True
         if self._server is not None:
             assert self._server.stdin is not None
             self._server.stdin.close()
@@ -201,6 +203,8 @@ class Sandbox:
             return None
 
     def _silent(self, elapsed: float) -> Refused:
+        if self._closed:  # a replica that is replaced may still have got a request
+            return Refused("uploads_down", "the process that was to read the file is being replaced; send it again")
         if elapsed >= self._limits.wall_s - 0.5:
             return Refused(
                 "reading_timed_out",
@@ -218,6 +222,8 @@ class Sandbox:
             try:
                 connection = await self._connect(_HEADER.pack(len(head)), theirs)
             except OSError:
+                if self._closed:
+                    return None
                 await self.start()
                 connection = await self._connect(_HEADER.pack(len(head)), theirs)
             finally:

@@ -206,6 +206,8 @@ async def load(url: str, stop: threading.Event) -> tuple[Counter[object], float]
                 fields = {"seed": str(number), "num_inference_steps": str(STEPS)}
                 response = await http.post("/v1/generations", data=fields, files={"file": RECORDING})
                 answers[response.status_code] += 1
+                if response.status_code not in (200, 429, 503):
+                    print(f"answered {response.status_code}: {response.text}")
             except httpx.TransportError as error:
                 answers[type(error).__name__] += 1
             took = time.monotonic() - started

@@ -260,6 +260,34 @@ def test_an_upload_that_finds_no_place_is_told_to_come_back() -> None:
     assert isinstance(result, Refused) and result.code == "too_many_requests"
 
 
+@pytest.mark.parametrize("when", ["while it is read", "before"])
+def test_a_sandbox_that_is_closed_does_not_blame_the_file(when: str) -> None:
+    async def main() -> SignalEpochs | Refused:
+        sandbox = Sandbox(ParseLimits(wall_s=30.0), max_epochs=10)
+        connected, ended = asyncio.Event(), asyncio.Event()
+
+        async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            await ended.wait()
+            writer.close()
+
+        if when == "before":
+            await sandbox.start()
+            sandbox.close()
+            return await sandbox.read(b"anything")
+        socket = await asyncio.start_unix_server(hold, sandbox._folder / "s")
+        reading = asyncio.create_task(sandbox.read(b"anything"))
+        await connected.wait()
+        sandbox.close()
+        ended.set()  # as the real reader, which ends with it
+        result = await reading
+        socket.close()
+        return result
+
+    result = asyncio.run(main())
+    assert isinstance(result, Refused) and result.code == "uploads_down"
+
+
 def test_who_leaves_is_no_longer_connected_to_the_reader_whatever_was_not_sent_yet() -> None:
     async def main() -> None:
         sandbox = Sandbox(ParseLimits(wall_s=30.0), max_epochs=10)
