@@ -32,7 +32,7 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parents[1]
 RECORDING = tiny_recording("eeg", 1).to_bytes()
 STEPS, N_SEEDS, N_CLIENTS = 4, 6, 4
-HEAD_CPUS, SECOND_CPUS = 8, 8  # what runs here takes 6; where too little is left, two generators may keep the others out
+HEAD_CPUS, SECOND_CPUS = 8, 8  # what runs here takes 6; with less, two generators may keep the others out
 PATIENCE_S = 240.0
 
 
