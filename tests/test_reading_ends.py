@@ -93,7 +93,7 @@ def at_work(server: int) -> list[int]:
         with contextlib.suppress(FileNotFoundError):
             names = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
             held = any(name.startswith("pipe:") for name in names.values())
-            found += [int(pid)] if held and names[0] == os.devnull else []
+            found += [int(pid)] if held and all(names[number] == os.devnull for number in range(3)) else []
     return found
 
 
