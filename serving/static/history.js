@@ -31,21 +31,20 @@ export function remember(job, words = UNFINISHED) {
 
 const forget = (id) => keep(kept().filter((one) => one.id !== id));
 
-// What to say of a job that the service does not have; it forgets it unless it may be that of another key.
+const OTHER = { title: "The job is not there with this key", detail: "It was handed in with another key, or without one; use that to see or delete it." };
+const ofOther = (id) => kept().some((one) => one.id === id && (one.by || "") !== keyName());
+
+// What to say of a job that the service does not have; it is forgotten unless it may be that of another key.
 export async function missing(id, response) {
-  const job = kept().find((one) => one.id === id);
-  if (job && (job.by || "") !== keyName())
-    return { title: "The job is not there with this key", detail: `It was handed in ${job.by ? "with another key" : "without a key"}; enter that one to see or delete it.` };
+  if (ofOther(id)) return OTHER;
   forget(id);
   return problemOf(response);
 }
 
 export async function erase(id) {
   const response = await ask(`/v1/jobs/${id}`, { method: "DELETE" });
-  if (response.status === 404) {
-    const problem = await missing(id, response);
-    if (kept().some((one) => one.id === id)) throw problem;
-  } else if (!response.ok) throw await problemOf(response);
+  if (response.status === 404 && ofOther(id)) throw OTHER;
+  if (!response.ok && response.status !== 404) throw await problemOf(response);
   forget(id);
 }
 
