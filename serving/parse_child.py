@@ -210,10 +210,18 @@ def _receive_upload(connection: socket.socket, job: Path) -> tuple[dict[str, Any
         os._exit(FAILED)
     request: dict[str, Any] = json.loads(_receive(connection, n_head))
     upload = job / "upload"
-    left = request["n_bytes"]
+    left, fault = request["n_bytes"], None
     with upload.open("xb") as file:
         while left:
-            left -= file.write(_receive(connection, min(left, _MB)))
+            chunk = _receive(connection, min(left, _MB))
+            left -= len(chunk)
+            try:
+                if fault is None:
+                    file.write(chunk)
+            except OSError as error:
+                fault = error  # the rest is taken all the same: whoever still sends would not hear why
+    if fault is not None:
+        raise fault
     return request, upload, presence
 
 

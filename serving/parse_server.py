@@ -198,15 +198,15 @@ def _reap(children: dict[int, _Child], taken: socket.socket, limits: ParseLimits
         if ended == 0:
             continue
         _hear(taken, children, limits)  # it may have announced itself since
+        # a process that was taken over may leave folders too deep to walk; they go with the server's own folder
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(child.folder, ignore_errors=True)
         if child.client is not None:
             reason = reason_of(status, usage.ru_utime + usage.ru_stime, limits, ended_for=ended_for)
             if reason is not None and now < float("inf"):
                 _tell(child.client, *reason)
             child.client.close()
         os.close(child.ended)
-        # a process that was taken over may leave folders too deep to walk; they go with the server's own folder
-        with contextlib.suppress(RecursionError):
-            shutil.rmtree(child.folder, ignore_errors=True)
         del children[pid]
 
 

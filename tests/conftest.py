@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, and the folder of real recordings where there is one."""
 
 import os
+import subprocess
 from pathlib import Path
 
 # Before torch, transformers or ray are imported: each reads these once.
@@ -71,3 +72,15 @@ def s3() -> Iterator[s3fs.S3FileSystem]:
         files.mkdir("bucket")
         yield files
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -260,18 +259,6 @@ def test_a_folder_taken_away_answers_503_and_recovers(http: httpx.Client, folder
         away.rename(folder)
     assert http.get(f"/v1/jobs/{finished}").content == content
     assert wait(http, accepted(submit(http))).status == "finished"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk needs root and the right to mount")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_full_disk_answers_503_keeps_nothing_half_and_recovers(small_disk: Path, backend: FakeBackend) -> None:

@@ -169,3 +169,18 @@ def test_no_room_to_unpack_is_not_the_fault_of_the_file(
     with pytest.raises(OSError, match="No space left") as caught:
         read(upload, request, 10)
     assert status_of(caught.value) == NO_ROOM
+
+
+def test_a_full_disk_is_told_and_the_next_upload_is_read(small_disk: Path) -> None:
+    async def main() -> list[SignalEpochs | Refused]:
+        sandbox = Sandbox(PATIENT, max_epochs=1000, memory_folder=str(small_disk))
+        await sandbox.start()
+        try:
+            return [await sandbox.read(make_epochs(n).to_bytes()) for n in (1, 400, 1)]
+        finally:
+            sandbox.close()
+
+    before, large, after = asyncio.run(main())
+    assert isinstance(before, SignalEpochs) and isinstance(after, SignalEpochs)
+    assert isinstance(large, Refused) and large.code == "uploads_down" and "no room" in large.detail
+    assert list(small_disk.iterdir()) == []
